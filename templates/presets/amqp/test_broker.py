@@ -1,0 +1,218 @@
+"""What is special about AMQP: rights, large messages, queues that are left, and a broker that is short of memory."""
+
+import asyncio
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import aiormq
+import pytest
+
+from .broker import LARGEST, Broker
+from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .contract.plugin import MakeNode
+from .contract.proxy import Proxy
+from .subject import Settings, contract
+
+LIMITED = {"username": "limited", "password": "s3cr3t"}
+
+
+@pytest.fixture
+def own(broker: Broker) -> Broker:
+    """The broker that the tests have started, with its users and virtual hosts."""
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to set up")
+    return broker
+
+
+@pytest.mark.clause("E3")
+async def test_a_refusal_is_told_to_its_caller_alone(own: Broker, node: MakeNode) -> None:
+    other: Node = await node()  # makes the exchange, to which `one` has no right
+    one: Node = await node(publish_timeout=60, **LIMITED)
+    mailbox, answers = Log(), Log()
+    await one.subscribe("allowed", mailbox)
+    await other.subscribe("allowed", answers)
+    asked = [one.publish(f"forbidden-{number}" if number % 2 else "allowed", number) for number in range(20)]
+    asked += [one.subscribe(f"forbidden-{number}" if number % 2 else "allowed", Log()) for number in range(20)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results[:20]] == [type(None), contract.PublishError] * 10
+    assert [type(result) for result in results[20:]] == [type(None), contract.SubscribeError] * 10
+    assert all("ACCESS_REFUSED" in str(result) for result in results if result)
+    await other.publish("allowed", "in")
+    assert (await mailbox.count(1), await answers.count(10)) == (["in"], list(range(0, 20, 2)))
+    assert (one.is_ready, len(one.readies.items)) == (True, 1)
+
+
+@pytest.mark.clause("E3", "L3", "L9")
+async def test_who_may_not_enter_is_told_so_without_showing_the_password(own: Broker, node: MakeNode) -> None:
+    for changes in ({"password": "wr0ng-s3cr3t"}, {"virtual_host": "nowhere"}, {"exchange": "not.mine"}):
+        connector: Node = await node(connect=False, **{**LIMITED, **changes})
+        with pytest.raises(contract.ConnectError, match="ACCESS_REFUSED|virtual host") as raised:
+            await connector.connect()
+        assert "s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+@pytest.mark.clause("L1")
+async def test_virtual_hosts_and_exchanges_are_apart(own: Broker, node: MakeNode, topic: str) -> None:
+    places = [{}, {"exchange": "other"}, {"virtual_host": "other/host"}, {"virtual_host": "/"}]
+    nodes: list[Node] = [await node(**place) for place in places]
+    nodes.append(await node(url=f"{own.url}/other%2Fhost"))
+    mailboxes = [Log() for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    for index, each in enumerate(nodes):
+        await each.publish(topic, index)
+    assert [await mailboxes[index].count(1) for index in (0, 2, 3, 4)] == [[3], [4], [0], [2]]
+    assert mailboxes[1].items == []
+
+
+@pytest.mark.clause("S5")
+async def test_too_large_a_message_is_not_sent_or_is_told(own: Broker, node: MakeNode, topic: str) -> None:
+    careful: SpiedNode = await node(SpiedNode, max_message_bytes=2 * LARGEST, max_frame_bytes=LARGEST)
+    careless: SpiedNode = await node(SpiedNode, max_message_bytes=2 * LARGEST)
+    mailbox = Log()
+    await (await node()).subscribe(topic, mailbox)
+    for publisher in (careful, careless):
+        with pytest.raises(contract.MessageTooLargeError):
+            await publisher.publish(topic, "x" * LARGEST)
+        await publisher.publish(topic, "y" * (LARGEST - 1000))
+    assert [len(text) for text in await mailbox.count(2)] == [LARGEST - 1000] * 2
+    assert (careful.called("publish"), careless.called("publish")) == (1, 2)
+
+
+@pytest.mark.clause("L4", "R1")
+@pytest.mark.parametrize("fate", ["closed", "killed", "silent"])
+async def test_a_node_that_leaves_leaves_no_queue(
+    change: Callable[..., Settings], proxy: Proxy, through: str, given: Settings, fate: str
+) -> None:
+    wire = Wire(change(url=through))
+    await wire.transport.connect()
+    name = wire.transport._queue
+    if fate == "killed":
+        await proxy.cut()
+    elif fate == "silent":
+        proxy.mute()
+    else:
+        await wire.transport.close()
+    async with aiormq.connect(given.url.get_secret_value()) as admin, asyncio.timeout(PATIENCE):
+        while True:
+            channel = await admin.channel()
+            try:
+                await channel.queue_declare(name, passive=True)
+            except aiormq.ChannelLockedResource:  # is another's: still there
+                await asyncio.sleep(0.05)
+            except aiormq.ChannelNotFoundEntity:
+                break
+    await wire.transport.close()
+
+
+@pytest.mark.clause("R4", "T3")
+async def test_what_the_queue_does_not_hold_is_reported(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+    publisher: Node = await node(publish_timeout=60)
+    subscriber: Node = await node(noisy=True, url=through, heartbeat=60, max_queue_bytes=100_000)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, "first")
+    await mailbox.count(1)
+    proxy.mute()
+    for number in range(2000):
+        await publisher.publish(topic, f"{number:020000}")
+    await proxy.heal()
+    async with asyncio.timeout(PATIENCE):
+        while len(mailbox.items) + subscriber.stats()["lost"] < 2001:
+            await asyncio.sleep(0.01)
+    assert len(mailbox.items) + subscriber.stats()["lost"] == 2001
+    assert (subscriber.stats()["lost"] > 0, len(subscriber.readies.items)) == (True, 1)
+
+
+@pytest.mark.clause("R3", "R5")
+async def test_a_broker_that_is_short_of_memory_is_not_gone(own: Broker, node: MakeNode, topic: str) -> None:
+    publisher: Node = await node(publish_timeout=3)
+    subscriber: Node = await node(noisy=True)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, "before")
+    await own.control("eval", "rabbit_alarm:set_alarm( { {resource_limit, memory, node()}, [] } ).")
+    try:
+        with pytest.raises(contract.PublishError, match="publish_timeout"):
+            await publisher.publish(topic, "in between")
+        for _ in range(2):
+            await asyncio.sleep(publisher.settings.heartbeat)
+            await subscriber.subscribe(topic, Log())
+    finally:
+        await own.control("eval", "rabbit_alarm:clear_alarm( {resource_limit, memory, node()} ).")
+    await publisher.publish(topic, "after")
+    await mailbox.until(lambda items: items[-1] == "after")
+    assert [len(each.readies.items) for each in (publisher, subscriber)] == [1, 1]
+
+
+@pytest.mark.clause("L1", "L3")
+async def test_tls_with_a_certificate_of_the_client(
+    node: MakeNode, given: Settings, topic: str, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(["openssl", "req", *words, "-out", cert, "-keyout", key], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    address = given.url.get_secret_value().rpartition("@")[2].partition("/")[0]
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*address.split(":"))
+        await asyncio.gather(forward(reader, far_writer), forward(far_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        url = f"amqps://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        one: Node = await node(url=url, ca_file=cert, cert_file=cert, key_file=key)
+        await one.publish(topic, "by TLS")
+        await one.close()
+        with pytest.raises(contract.ConnectError, match="(?i)certificate"):
+            await (await node(connect=False, url=url, cert_file=cert, key_file=key)).connect()
+        with pytest.raises(contract.ConnectError):
+            await (await node(connect=False, url=url, ca_file=cert)).connect()
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.clause("R2", "R4")
+async def test_five_restarts_under_load_leave_an_exact_balance(own: Broker, node: MakeNode, topic: str) -> None:
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
+    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    is_over = asyncio.Event()
+
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            await nodes[index].publish(topic, [index, sent[index]])
+
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
+    for mailbox in mailboxes:
+        await mailbox.until(lambda items: len({sender for sender, _ in items}) == 2)
+    for turn in range(5):
+        await own.restart()
+        for each in nodes:
+            await each.until_ready(turn + 2)
+    is_over.set()
+    await asyncio.gather(*publishing)
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        wanted = sum(sent) - sent[index]
+        async with asyncio.timeout(PATIENCE):
+            while len(mailbox.items) + each.stats()["lost"] < wanted:
+                await asyncio.sleep(0.01)
+        assert len(mailbox.items) + each.stats()["lost"] == wanted
+        for sender in {0, 1, 2} - {index}:
+            numbers = [number for other, number in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))

@@ -1,0 +1,147 @@
+"""How messages travel through AMQP 0-9-1: a topic exchange, and one queue a node."""
+
+import asyncio
+import math
+from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
+
+import aiormq
+from aiormq.abc import AbstractChannel, DeliveredMessage
+from yarl import URL
+
+from .contract import MessageTooLargeError, PublishError, SubscribeError, Transport, escape
+from .settings import Settings
+
+LONGEST_KEY = 255
+AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
+
+
+class BrokerTransport(Transport[Settings]):
+    """One connection to send and one to receive: a broker that is short of memory stops reading from who sends.
+
+    A routing key is an escaped topic, in which nothing is special. The queue ends with its connection.
+    """
+
+    _connections: tuple["Connection", ...] = ()
+
+    async def connect(self) -> None:
+        settings = self.settings
+        self.max_frame_bytes = settings.max_frame_bytes
+        self._topics: dict[str, str] = {}
+        self._idle: list[AbstractChannel] = []
+        self._slots = asyncio.Semaphore(AT_A_TIME)
+        self._binding: AbstractChannel | None = None
+        self._turn = asyncio.Lock()
+        self._sending, self._receiving = self._connections = Connection(self._url()), Connection(self._url())
+        for connection in self._connections:
+            try:
+                await connection.connect()
+            except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
+                raise ConnectionRefusedError(f"no right to virtual host {connection.vhost!r}, or no such") from error
+            connection.closing.add_done_callback(self._lost)
+        try:
+            await (await self._binder()).exchange_declare(settings.exchange, passive=True)
+        except aiormq.ChannelNotFoundEntity:
+            await (await self._binder()).exchange_declare(settings.exchange, exchange_type="topic", durable=True)
+        self._inlet = await self._receiving.channel(publisher_confirms=False)
+        self._inlet.closing.add_done_callback(self._lost)
+        self._inlet.on_consumer_cancel_callbacks.add(self._cancelled)
+        self._queue = f"{settings.exchange}.{uuid4().hex}"
+        await self._inlet.queue_declare(
+            self._queue, exclusive=True, auto_delete=True, arguments={"x-max-length-bytes": settings.max_queue_bytes}
+        )
+        await self._inlet.basic_consume(self._queue, self._received, no_ack=True)
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        key = escape(topic, longest=LONGEST_KEY)
+        async with self._slots:
+            channel = self._idle.pop() if self._idle else await self._sending.channel()
+            try:
+                await channel.basic_publish(payload, exchange=self.settings.exchange, routing_key=key)
+            except aiormq.ChannelPreconditionFailed as refusal:
+                raise MessageTooLargeError(str(refusal)) from refusal
+            except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
+                raise PublishError(str(refusal)) from refusal
+            finally:
+                if not channel.is_closed:
+                    self._idle.append(channel)
+
+    async def subscribe(self, topic: str) -> None:
+        key = escape(topic, longest=LONGEST_KEY)
+        self._topics[key] = topic
+        async with self._turn:
+            try:
+                await (await self._binder()).queue_bind(self._queue, self.settings.exchange, key)
+            except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
+                raise SubscribeError(str(refusal)) from refusal
+
+    async def unsubscribe(self, topic: str) -> None:
+        key = escape(topic, longest=LONGEST_KEY)
+        async with self._turn:
+            await (await self._binder()).queue_unbind(self._queue, self.settings.exchange, key)
+        await self.ping()
+        self._topics.pop(key, None)
+
+    async def ping(self) -> None:
+        await self._inlet.basic_qos()
+
+    async def close(self) -> None:
+        closing = [asyncio.ensure_future(connection.close()) for connection in self._connections]
+        if closing:
+            await asyncio.wait(closing, timeout=0.5)
+            for connection in self._connections:
+                connection.abort()
+            await asyncio.wait(closing)
+
+    def _url(self) -> URL:
+        settings = self.settings
+        url = URL(settings.url.get_secret_value())
+        user = settings.username or url.user or "guest"
+        password = settings.password.get_secret_value() if settings.password else url.password or "guest"
+        path = url.raw_path if settings.virtual_host is None else f"/{quote(settings.virtual_host, safe='')}"
+        tls = {"cafile": settings.ca_file, "certfile": settings.cert_file, "keyfile": settings.key_file}
+        return (
+            url.with_path(path, encoded=True)
+            .with_query(url.query)
+            .update_query({name: str(file) for name, file in tls.items() if file})
+            .update_query(heartbeat=max(2, math.ceil(settings.heartbeat / 2)))
+            .with_user(user)
+            .with_password(password)
+        )
+
+    async def _binder(self) -> AbstractChannel:
+        """Return the channel for what the broker may refuse, which costs the channel; the queue's is another."""
+        if self._binding is None or self._binding.is_closed:
+            self._binding = await self._receiving.channel(publisher_confirms=False)
+        return self._binding
+
+    async def _received(self, message: DeliveredMessage) -> None:
+        if topic := self._topics.get(getattr(message.delivery, "routing_key", "")):
+            self.inbox.received(topic, message.body)
+
+    def _cancelled(self, _: object) -> None:
+        self.inbox.lost(ConnectionResetError("the broker deleted the queue"))
+
+    def _lost(self, closing: asyncio.Future[Any]) -> None:
+        error = None if closing.cancelled() else closing.exception()
+        self.inbox.lost(error if isinstance(error, Exception) else ConnectionResetError("the connection was closed"))
+
+
+class Connection(aiormq.Connection, aiormq.TransportFactory):
+    """One that notices silence within about two heartbeats of the broker, and whose socket can be closed at once."""
+
+    HEARTBEAT_GRACE_MULTIPLIER = 1
+    _socket: asyncio.StreamWriter | None = None
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url, transport_factory=self)
+
+    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        tls = await options["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
+        reader, self._socket = await asyncio.open_connection(url.host, url.port, ssl=tls)
+        return reader, self._socket
+
+    def abort(self) -> None:
+        if self._socket:
+            self._socket.transport.abort()

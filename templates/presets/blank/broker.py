@@ -1,0 +1,20 @@
+"""How a broker is started for the tests. Optional: without it, the tests need one that is running already."""
+
+from .contract.server import Server
+
+
+class Broker(Server):
+    """A server on `self.port` of 127.0.0.1, with `self.folder` for its files; the tests start, restart and stop it.
+
+    If your broker cannot keep a clause of the contract, say so here, and why:
+    `not_applicable = {"R4": "the reason"}`.
+    """
+
+    def command(self) -> list[str]:
+        """Return the words of the command: ["my-broker", "--port", str(self.port)]."""
+        raise NotImplementedError
+
+    @property
+    def url(self) -> str:
+        """Return where it is then: f"scheme://127.0.0.1:{self.port}"."""
+        raise NotImplementedError

@@ -1,0 +1,69 @@
+"""How messages travel through the broker: five blanks to fill in. `tox` says which is next.
+
+Everything else is done for you: reconnecting, serialising, filtering, batching, counting, time-outs. Whatever the
+client library does of that by itself, turn it off.
+"""
+
+from .contract import PublishError, SubscribeError, Transport
+from .settings import Settings
+
+
+class BrokerTransport(Transport[Settings]):
+    """One connection to the broker, from `connect()` to `close()`. A lost one is thrown away and a new one made.
+
+    `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url.
+    `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
+    """
+
+    async def connect(self) -> None:
+        """Blank 1. Open the connection; return when the broker has let us in; raise what the client raises.
+
+        From here on see to it that `self.inbox.lost(error)` is called when the connection breaks, and that what
+        arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`.
+
+        push: give the client a callback that calls `self.inbox.received(topic, payload)`.
+        poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
+        thread callbacks: hand over with `loop.call_soon_threadsafe(self.inbox.received, topic, payload)`.
+        """
+        raise NotImplementedError
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Blank 2. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
+
+        Raise `PublishError` if the broker refuses it; any other exception means: try again.
+
+        push: await the broker's confirmation (an acknowledgement, a reply), not only the writing.
+        poll: as push; a client without confirmations needs a round trip after the message.
+        thread callbacks: make a future, and set its result with `loop.call_soon_threadsafe`.
+        """
+        raise NotImplementedError
+
+    async def subscribe(self, topic: str) -> None:
+        """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
+
+        Raise `SubscribeError` if the broker refuses it. Every node gets every message: no shared queue, no group.
+        If a topic cannot be any text at the broker, escape it.
+
+        push: await the broker's confirmation of the subscription.
+        poll: start at the end of the stream, and know where that is before you return.
+        thread callbacks: as for `publish`, with a future.
+        """
+        raise NotImplementedError
+
+    async def unsubscribe(self, topic: str) -> None:
+        """Blank 4. End what `subscribe` began; return once nothing more of `topic` will arrive.
+
+        push, poll, thread callbacks: as in `subscribe`.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Blank 5. Let go of the connection and of every task and thread, also when `connect` failed half way.
+
+        push: close the client. poll: cancel the task too. thread callbacks: join the thread in
+        `asyncio.to_thread`.
+        """
+        raise NotImplementedError
+
+
+__all__ = ["BrokerTransport", "PublishError", "SubscribeError"]

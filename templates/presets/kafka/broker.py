@@ -1,0 +1,145 @@
+"""The server for the tests: Apache Kafka in KRaft mode, one process, from Maven artifacts."""
+
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit
+
+from .contract.blanks import TEST_URL
+from .contract.server import Missing, Server, find_program, free_port
+
+VERSION = "3.9.1"
+JARS = Path(os.environ.get("KAFKA_JARS") or Path.home() / ".cache" / "msg-connector-template" / "kafka") / VERSION
+"""Where the server lies, once it has been fetched."""
+
+INSTALL = "apt-get install default-jre-headless maven"
+
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId> <artifactId>tests</artifactId> <version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""  # noqa: E501
+
+API_VERSIONS = b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff"
+"""A request that a broker answers before all others."""
+
+
+def fetch() -> None:
+    """Get the server with Maven, unless it is here already."""
+    if JARS.is_dir():
+        return
+    maven = find_program("mvn", INSTALL)
+    print(f"\nfetching Apache Kafka {VERSION} with Maven into {JARS}", flush=True)
+    JARS.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=JARS.parent) as folder:
+        (Path(folder) / "pom.xml").write_text(POM)
+        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
+        ended = subprocess.run([maven, "--batch-mode", "--quiet", *goal], cwd=folder, capture_output=True, text=True)
+        if ended.returncode:
+            raise Missing(f"Maven could not fetch Apache Kafka {VERSION}: {ended.stdout[-1000:]}")
+        if not JARS.is_dir():
+            (Path(folder) / "jars").rename(JARS)
+
+
+class Broker(Server):
+    """A Kafka server that keeps its log over a restart.
+
+    It has a listener for each way in, since it tells its clients where to connect: the plain one; one behind the
+    proxy, which it advertises at the proxy's port; and one at which a user must log in.
+    """
+
+    keeps_messages = True
+    users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
+    """Who may enter at `login_port`, with which password, without any rights at first."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.behind_port, self.login_port, self.controller_port = free_port(), free_port(), free_port()
+        if elsewhere := os.environ.get(TEST_URL):  # somebody else runs it, and has a listener for the proxy, too
+            self.behind_port = (urlsplit(elsewhere).port or 9092) + 2
+            self.proxy_port = self.behind_port + 10000
+
+    def version(self) -> str:
+        return f"Apache Kafka {VERSION}"
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}"
+
+    @property
+    def login_url(self) -> str:
+        """Where a user must log in."""
+        return f"kafka://127.0.0.1:{self.login_port}"
+
+    def target(self, url: str) -> tuple[str, int]:
+        return super().target(url)[0], self.behind_port
+
+    def is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(API_VERSIONS)
+                return bool(probe.recv(1))
+        except OSError:
+            return False
+
+    def java(self, main: str, *arguments: str) -> list[str]:
+        """Return the command that runs one of Kafka's programs."""
+        java = find_program("java", INSTALL)
+        fetch()
+        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
+        log = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
+        return [java, *quick, *log, "-cp", f"{JARS}/*", main, *arguments]
+
+    def command(self) -> list[str]:
+        properties = self.folder / "server.properties"
+        if not properties.exists():
+            properties.write_text("".join(f"{name}={value}\n" for name, value in self.properties().items()))
+            words = ["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config", str(properties)]
+            subprocess.run(self.java("kafka.tools.StorageTool", *words), check=True, capture_output=True)
+        return self.java("kafka.Kafka", str(properties))
+
+    def properties(self) -> dict[str, object]:
+        """Return the settings of the server."""
+        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+        users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
+        listeners = {"PLAIN": self.port, "PROXIED": self.behind_port, "LOGIN": self.login_port}
+        advertised = {**listeners, "PROXIED": self.proxy_port}
+        protocols = {**dict.fromkeys(listeners, "PLAINTEXT"), "LOGIN": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": _places({**listeners, "CONTROLLER": self.controller_port}),
+            "advertised.listeners": _places(advertised),
+            "inter.broker.listener.name": "PLAIN",
+            "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.login.plain.sasl.jaas.config": f"{module} required {users};",
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": "User:ANONYMOUS",
+            "auto.create.topics.enable": "false",
+            "log.dirs": self.folder / "log",
+            "log.index.size.max.bytes": 65536,
+            "log.cleaner.enable": "false",
+            "num.recovery.threads.per.data.dir": 4,
+            "offsets.topic.replication.factor": 1,
+            "broker.heartbeat.interval.ms": 200,
+            "broker.session.timeout.ms": 2000,
+            "initial.broker.registration.timeout.ms": 20000,
+        }
+
+
+def _places(ports: dict[str, int]) -> str:
+    return ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
+
+
+if __name__ == "__main__":
+    fetch()

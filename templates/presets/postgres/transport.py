@@ -1,0 +1,148 @@
+"""How messages travel through PostgreSQL: LISTEN and NOTIFY, and a table for what is too large for a notification."""
+
+import asyncio
+import math
+from base64 import b64decode, b64encode
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from .contract import PublishError, Transport, escape
+from .settings import Settings
+
+LONGEST_CHANNEL = 63
+LARGEST_NOTE = 5997
+"""Bytes that fit, as base64, into a notification, which is text of less than 8000 bytes."""
+
+CREATE = f"""
+    select pg_advisory_xact_lock({0x6465657073747265});
+    create unlogged table if not exists %s (
+        id bigint generated always as identity primary key,
+        stored timestamptz not null default now(),
+        payload bytea not null,
+        unique (stored, id)
+    )"""
+EXPIRE = """
+    delete from %s where id in (
+        select id from %s where stored < now() - interval '1 minute' order by stored limit 100 for update skip locked
+    )"""
+STORE = f"""
+    with old as ({EXPIRE}), new as (insert into %s (payload) values ($2) returning id)
+    select pg_notify($1, '#' || id) from new"""
+FETCH = "select payload from %s where id = $1"
+
+
+class BrokerTransport(Transport[Settings]):
+    """One connection, on which one thing is asked at a time; what others notify arrives between the answers.
+
+    A frame that is too large for a notification is stored for a minute, and `#` and its number are notified.
+    """
+
+    _connection: "asyncpg.Connection[asyncpg.Record] | None" = None
+    _handing_in: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        settings = self.settings
+        patience = math.ceil(settings.heartbeat)
+        self._connection = connection = await asyncpg.connect(
+            settings.url.get_secret_value(),
+            user=settings.username,
+            password=settings.password.get_secret_value() if settings.password else None,
+            target_session_attrs=SessionAttribute.primary,  # a standby takes neither LISTEN nor NOTIFY
+            server_settings={
+                "synchronous_commit": "off",  # no message outlives a crash: none waits for the disk
+                "lock_timeout": str(math.ceil(1000 * settings.heartbeat / 3)),  # a ping may be waiting behind
+                "tcp_keepalives_idle": str(patience),  # the server, too, is to notice who went away in silence
+                "tcp_keepalives_interval": str(patience),
+                "tcp_user_timeout": str(3000 * patience),
+            },
+        )
+        gone = ConnectionResetError("the server ended the connection")
+        connection.add_termination_listener(lambda _: self.inbox.lost(gone))
+        self._topics: dict[str, str] = {}
+        self._turn = asyncio.Lock()
+        self._ping = "select 1"
+        self._arrived: asyncio.Queue[tuple[int, str, str] | asyncio.Future[None]] = asyncio.Queue()
+        self._handing_in = asyncio.create_task(self._hand_in(connection.get_server_pid()))
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        channel = escape(topic, longest=LONGEST_CHANNEL)
+        try:
+            if len(payload) <= LARGEST_NOTE:
+                await self._ask("execute", "select pg_notify($1, $2)", channel, b64encode(payload).decode())
+            else:
+                await self._store(channel, payload)
+        except (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError) as refusal:
+            raise PublishError(str(refusal)) from refusal
+
+    async def subscribe(self, topic: str) -> None:
+        channel = escape(topic, longest=LONGEST_CHANNEL)
+        self._topics[channel] = topic
+        await self._ask("add_listener", channel, self._notified)
+
+    async def unsubscribe(self, topic: str) -> None:
+        channel = escape(topic, longest=LONGEST_CHANNEL)
+        self._topics.pop(channel, None)
+        await self._ask("remove_listener", channel, self._notified)
+        await self._catch_up()
+
+    async def ping(self) -> None:
+        with suppress(asyncpg.PostgresError):  # an answer all the same
+            await self._ask("execute", self._ping)
+        await self._catch_up()
+
+    async def close(self) -> None:
+        if self._connection:
+            self._connection.terminate()
+        if self._handing_in:
+            self._handing_in.cancel()
+
+    async def _store(self, channel: str, payload: bytes) -> None:
+        store = (self._sql(STORE), channel, payload)
+        try:
+            await self._ask("execute", *store)
+        except asyncpg.UndefinedTableError:
+            await self._ask("execute", self._sql(CREATE))
+            await self._ask("execute", *store)
+        self._ping = self._sql(EXPIRE)  # who stores also clears away, be it in silence
+
+    def _sql(self, statement: str) -> str:
+        return statement.replace("%s", self.settings.table)
+
+    async def _ask(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the connection, when its turn has come."""
+        async with self._turn:
+            return await getattr(self._connection, method)(*arguments)
+
+    def _notified(self, _: object, pid: int, channel: str, note: object) -> None:
+        self._arrived.put_nowait((pid, channel, str(note)))
+
+    async def _catch_up(self) -> None:
+        """Return when all that has arrived is handed in."""
+        mark = asyncio.get_running_loop().create_future()
+        self._arrived.put_nowait(mark)
+        await mark
+
+    async def _hand_in(self, own: int) -> None:
+        """Hand in what arrives, in order; fetch what was stored, unless by this node, which needs no copy."""
+        while True:
+            arrived = await self._arrived.get()
+            if isinstance(arrived, asyncio.Future):
+                if not arrived.done():
+                    arrived.set_result(None)
+                continue
+            pid, channel, note = arrived
+            payload: bytes | None = None
+            try:
+                if not note.startswith("#"):
+                    payload = b64decode(note)
+                elif pid != own and channel in self._topics:
+                    payload = await self._ask("fetchval", self._sql(FETCH), int(note[1:]))
+            except ValueError:
+                payload = note.encode()  # somebody else's: the inbox tells
+            except (asyncpg.PostgresError, asyncpg.InterfaceError):
+                continue  # the next frame shows that one is missing
+            if payload is not None and channel in self._topics:
+                self.inbox.received(self._topics[channel], payload)

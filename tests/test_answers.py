@@ -1,0 +1,332 @@
+"""Good answers end in correct files, bad ones are all named at once, and no answer is ever executed."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from baking import ROOT, bake, own_config
+from cookiecutter.exceptions import FailedHookException
+
+QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+PRESETS: list[str] = QUESTIONS["preset"]
+LICENSES: list[str] = QUESTIONS["license"]
+TEXTS = ("broker_name", "author_name")
+
+HOSTILE = [
+    """both 'kinds' of "quotes", mostly "double\"""",
+    "it's 'single' ''' mostly",
+    'three """ in a row',
+    '"',
+    "\\",
+    r"back\slashes \n \x41 \u0041 \N{BULLET} and one at the end \\"[:-1],
+    r"C:\temp\"quoted\"",
+    "{x} {} {0!r:>10} {x {y}} }}",
+    "%s %(name)s %% 100%",
+    "Zoë Ångström, 北京, Привет, עברית",
+    "\N{RABBIT FACE}\N{GRINNING FACE} \N{MAN}\N{ZERO WIDTH JOINER}\N{PERSONAL COMPUTER}",
+    "$(touch sentinel) `touch sentinel` ; touch sentinel & | > sentinel",
+    "'; import os; os.mkdir('sentinel'); '",
+    '"; import os; os.mkdir("sentinel"); "',
+    '" ] [project]',
+    "# no comment <b>&amp;</b> [link](x) ~~ ** __",
+    " \N{NO-BREAK SPACE} spaced \N{EM SPACE}",
+]
+LIKE_JINJA = [
+    "{{ 7 * 7 }}",
+    "{{ cycler.__init__.__globals__.os.mkdir('sentinel') }}",
+    "{% for x in y %}{# no comment",
+    "{% raw %}{{ cookiecutter.author_name }}{% endraw %}",
+    "{{ cookiecutter",
+]
+
+# fmt: off
+NOT_ONE_LINE = [
+    "", " ", "\t", "a\nb", "a\n", "\na", "a\rb", "a\tb", "a\x00b", "a\x1b[31mb", "a\x7fb", "a\x85b", "a\u2028b",
+    "a\u2029b", "a\vb", "a\fb", "\N{ZERO WIDTH SPACE}", "\udc80", "a\ud83db",
+]
+BAD_PACKAGE_NAMES = {
+    "lower-case identifier": [
+        "", " ", ".", "..", "a.b", "My_broker", "ÿ", "straße", "a-b", "a b", "1a", "_a", "__", "a\n", "\na", "a\x00",
+        "\N{FULLWIDTH LATIN SMALL LETTER A}", "a\N{ARABIC-INDIC DIGIT THREE}", "../outside", "/outside", "a/b", "a\\b",
+        "~", "-", "-rf", "$(touch sentinel)", "a" * 300 + "/", "a;b", "a'b", 'a"b', "\udc80", "\ud83d",
+        "not-one-folder",
+    ],
+    "end with an underscore": ["a_", "deepstream_msg_"],
+    "at most 60 characters": ["a" * 61, "a" * 300, "A" * 61],
+    "keyword": ["class", "async", "await", "None", "True", "match", "case", "type", "_"],
+    "standard library": ["json", "asyncio", "this", "types", "queue", "cgi", "distutils", "compression", "_thread"],
+    "clients use": [
+        "msgspec", "pyee", "pydantic", "pydantic_settings", "pydantic_core", "pytest", "hypothesis",
+        *(module for preset in QUESTIONS["_presets"].values() for module in preset["modules"] if "." not in module),
+    ],
+    "not be tests": ["tests"],
+}
+BAD_EMAILS = [
+    "", "you", "you@", "@example.com", "you@example", "you@@example.com", "a@b@example.com", "a b@example.com",
+    "you@exa mple.com", "you@example.com\n", "you@.com", "you@example.", "you@example..com", ".you@example.com",
+    "you.@example.com", "y..u@example.com", "<you@example.com>", '"you"@example.com', "you@127.0.0.1", "you@-a.com",
+    "jörg@example.com", "you@example.com,me@example.com", "you@example.com\x00", "you\\@example.com", "you@a.\udc80",
+]
+BAD_URLS = [
+    "", "example.com", "//example.com", "ftp://example.com", "javascript:alert(1)", "file:///etc/passwd",
+    "http:example", "https://", "https:///path", "https://:80", "http://?x", "http://#x", "https://user@",
+    "http://[::1", "https://.", "https://example.com:port", "https://example.com:99999", "https://exam ple.com",
+    "https://example.com/a b", " https://example.com", "https://example.com\n", "https://example.com/\u2028",
+    "https://example.com/\x00", "https://example.com/\N{NO-BREAK SPACE}", "https://example.com/\udc80",
+    "git@example.com:me/it.git",
+]
+# fmt: on
+
+BAD = [(field, text, "one line") for field in TEXTS for text in NOT_ONE_LINE]
+BAD += [("package_name", name, rule) for rule, names in BAD_PACKAGE_NAMES.items() for name in names]
+BAD += [("author_email", email, "e-mail address") for email in BAD_EMAILS]
+BAD += [("repository_url", url, "URL") for url in BAD_URLS]
+
+
+def type_in(folder: Path, **answers: str) -> "subprocess.CompletedProcess[str]":
+    """Answer cookiecutter's questions on its standard input; no answer is the default."""
+    lines = [
+        str(default.index(answers[field]) + 1)
+        if isinstance(default, list) and field in answers
+        else answers.get(field, "")
+        for field, default in QUESTIONS.items()
+        if not field.startswith("_")
+    ]
+    folder.mkdir()
+    home = folder.parent / "home"
+    home.mkdir()
+    return subprocess.run(
+        [sys.executable, "-m", "cookiecutter", str(ROOT), "-o", str(folder), "--config-file", str(own_config(home))],
+        input="".join(f"{line}\n" for line in lines),
+        env={**os.environ, "PYTHONUTF8": "1"},
+        cwd=folder,
+        capture_output=True,
+        encoding="utf-8",
+    )
+
+
+def constants(module: Path) -> dict[str, Any]:
+    """What a module assigns to its names, without running it."""
+    values = {}
+    for statement in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            values[statement.targets[0].id] = ast.literal_eval(statement.value)
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            values[statement.target.id] = ast.literal_eval(statement.value)
+    return values
+
+
+def assert_holds(project: Path, answers: dict[str, str]) -> None:
+    """Every answer is found in the project, letter by letter, and each file of it can be read."""
+    package = answers["package_name"]
+    about = constants(project / "src" / package / "about.py")
+    assert about["BROKER_NAME"] == answers["broker_name"]
+    assert about["SERIALIZATION"] == answers.get("serialization", "json")
+    table = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert table["authors"] == [{"name": answers["author_name"], "email": answers["author_email"]}]
+    assert answers["broker_name"] in table["description"]
+    assert table["urls"]["Repository"] == answers["repository_url"]
+    assert table["entry-points"]["deepstream.msg"].popitem()[1] == f"{package}:Connector"
+    license = (project / "LICENSE").read_text(encoding="utf-8")
+    assert f"Copyright (c) {answers['author_name']}" in license
+    for module in project.rglob("*.py"):
+        ast.parse(module.read_text(encoding="utf-8"), module.name)
+    for document in project.rglob("*.toml"):
+        tomllib.loads(document.read_text(encoding="utf-8"))
+
+
+def good_answers(**changes: str) -> dict[str, str]:
+    answers = {
+        "broker_name": "Broker",
+        "package_name": "my_broker",
+        "author_name": "Me",
+        "author_email": "me@example.com",
+    }
+    return {**answers, "repository_url": "https://example.com/me", **changes}
+
+
+def as_they_are(answers: dict[str, str]) -> dict[str, str]:
+    """These answers for cookiecutter's own Jinja, which renders (and trims) whatever is not typed in."""
+    return {field: f"{{{{ {json.dumps(answer, ensure_ascii=False)} }}}}" for field, answer in answers.items()}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"package_name": "a"},
+        {"package_name": "a" * 60},
+        {"package_name": "deepstream_msg_2"},
+        {"package_name": "contract"},
+        {"package_name": "redis_2"},
+        {"serialization": "msgpack"},
+        {"author_email": "first.last+tag@mail.example.co.uk"},
+        {"author_email": "o'brien@example.ie"},
+        {"author_email": "you@xn--bcher-kva.example"},
+        {"repository_url": "http://localhost:8080/a?b=c#d"},
+        {"repository_url": "https://[::1]/me"},
+        {"repository_url": "HTTPS://example.com/'\"\\{x}%20"},
+        {"broker_name": "x" * 500, "author_name": "y" * 500},
+    ],
+)
+def test_good_answers_end_in_correct_files(tmp_path: Path, changes: dict[str, str]) -> None:
+    answers = good_answers(**changes)
+    assert_holds(bake(tmp_path, **answers), answers)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_default_answers_of_each_preset_are_good(tmp_path: Path, preset: str) -> None:
+    project = bake(tmp_path, preset=preset)
+    assert (
+        constants(project / "src" / project.name / "about.py")["BROKER_NAME"] == QUESTIONS["_presets"][preset]["broker"]
+    )
+
+
+@pytest.mark.parametrize("license", LICENSES)
+def test_each_license_is_there(tmp_path: Path, license: str) -> None:
+    answers = good_answers(license=license, author_name='Zoë "Z" \N{RABBIT FACE}')
+    project = bake(tmp_path, **answers)
+    assert_holds(project, answers)
+    first_line = (project / "LICENSE").read_text(encoding="utf-8").lstrip().splitlines()[0]
+    assert first_line.split()[0] in {"Apache", "MIT", "BSD", "Copyright"}
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_text_ends_in_correct_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = good_answers(broker_name=text, author_name=text)
+    assert_holds(bake(tmp_path / "made", **as_they_are(answers)), answers)
+    assert not list(tmp_path.rglob("sentinel"))
+
+
+@pytest.mark.parametrize("text", HOSTILE[:-1])
+def test_hostile_text_that_is_typed_in_ends_in_correct_files(tmp_path: Path, text: str) -> None:
+    answers = good_answers(broker_name=text, author_name=text)
+    ended = type_in(tmp_path / "made", **answers)
+    assert ended.returncode == 0, ended.stderr
+    assert_holds(tmp_path / "made" / "my_broker", answers)
+    assert not list(tmp_path.rglob("sentinel"))
+
+
+@pytest.mark.parametrize("text", LIKE_JINJA)
+def test_what_an_update_would_run_is_refused(tmp_path: Path, text: str) -> None:
+    ended = type_in(tmp_path / "made", broker_name=text, author_name=text, package_name="my_broker")
+    assert ended.returncode != 0
+    for field in TEXTS:
+        assert f"{field}: {text!r}"[:40] in ended.stderr
+    assert "when the project is updated" in ended.stderr
+    assert not list((tmp_path / "made").iterdir())
+    assert not list(tmp_path.rglob("sentinel"))
+
+
+@pytest.mark.parametrize(("field", "answer", "rule"), BAD)
+def test_a_bad_answer_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], field: str, answer: str, rule: str
+) -> None:
+    with pytest.raises(FailedHookException):
+        bake(tmp_path / "made", **as_they_are(good_answers(**{field: answer})))
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("  ")]
+    assert any(rule in line for line in lines), lines
+    assert all(line.startswith(f"  {field}: ") for line in lines)
+    assert [path.name for path in tmp_path.rglob("*")] == ["made"]
+
+
+@pytest.mark.parametrize("package_name", ["json", "../outside", "A" * 300])
+def test_all_faults_are_named_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str], package_name: str) -> None:
+    answers = {"broker_name": "a\nb", "package_name": package_name, "author_name": "", "author_email": "you"}
+    answers["repository_url"] = "ftp://example.com"
+    with pytest.raises(FailedHookException):
+        bake(tmp_path / "made", **as_they_are(answers))
+    lines = [line.split() for line in capfd.readouterr().err.splitlines() if line.startswith("  ")]
+    assert list(dict.fromkeys(line[0].rstrip(":") for line in lines)) == list(answers)
+    for field, answer in answers.items():
+        shown = next(line[1] for line in lines if line[0] == f"{field}:")
+        assert shown.startswith(repr(answer)[:40])
+    assert max(map(len, map(" ".join, lines))) < 200
+    assert [path.name for path in tmp_path.rglob("*")] == ["made"]
+
+
+@pytest.mark.parametrize(
+    "package_name", ["{{ 7 * 7 }}", "{{ cycler.__init__.__globals__.os.mkdir('sentinel') }}", "../up"]
+)
+def test_a_bad_package_name_that_is_typed_in_is_refused(tmp_path: Path, package_name: str) -> None:
+    ended = type_in(tmp_path / "made", package_name=package_name, author_email="{{ 7 * 7 }}")
+    assert ended.returncode != 0
+    assert f"package_name: {package_name!r} must be a lower-case identifier" in ended.stderr
+    assert "author_email: '{{ 7 * 7 }}' must be an e-mail address" in ended.stderr
+    assert not list((tmp_path / "made").iterdir())
+    assert not list(tmp_path.rglob("sentinel"))
+
+
+@pytest.mark.parametrize("field", ["preset", "serialization", "license"])
+def test_a_choice_that_is_none_is_refused(tmp_path: Path, field: str) -> None:
+    with pytest.raises(ValueError, match=f"choice variable {field}"):
+        bake(tmp_path, **good_answers(**{field: "something else"}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_is_left_alone(tmp_path: Path) -> None:
+    kept = tmp_path / "json" / "kept"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(Exception, match="already exists"):
+        bake(tmp_path, package_name="json")
+    assert kept.read_text() == "mine"
+
+
+def test_it_says_what_to_do_next(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bake(tmp_path, preset="blank", package_name="one")
+    said = capfd.readouterr().out
+    for path in (
+        "cd one",
+        "tox run",
+        "src/one/transport.py",
+        "src/one/settings.py",
+        "tests/broker.py",
+        "tests/settings.py",
+    ):
+        assert path in said
+    bake(tmp_path, preset="redis", package_name="two")
+    said = capfd.readouterr().out
+    assert "tox run" in said and "python -m two check" in said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="closes descriptors by a POSIX shell")
+@pytest.mark.parametrize("output", [">&-", "> /dev/full", "| true"])
+def test_it_is_made_even_when_nobody_listens(tmp_path: Path, output: str) -> None:
+    if "/dev/full" in output and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    command = f'("$PYTHON" -m cookiecutter "$ROOT" --no-input -o made --config-file "$CONFIG" {output}); test -d made/*'
+    names = {
+        "PYTHON": sys.executable,
+        "ROOT": str(ROOT),
+        "CONFIG": str(own_config(tmp_path)),
+        "PYTHONIOENCODING": "utf-16",
+    }
+    ended = subprocess.run(["sh", "-c", command], env={**os.environ, **names}, cwd=tmp_path, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
+    assert b"hook" not in ended.stderr.lower()
+
+
+def test_presets_hold_no_jinja() -> None:
+    for module in (ROOT / "templates" / "presets").rglob("*.py"):
+        text = module.read_text(encoding="utf-8")
+        assert not [mark for mark in ("{{", "{%", "{#") if mark in text], module
+        ast.parse(text)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_baked_project_has_no_jinja_left(tmp_path: Path, preset: str) -> None:
+    project = bake(tmp_path, preset=preset)
+    assert not [path for path in project.rglob("*") if "{{" in path.name]
+    for path in project.rglob("*"):
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            assert not [mark for mark in ("{{ cookiecutter", "{{cookiecutter", "{%") if mark in text], path
+    assert "${{ matrix.python }}" in (project / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")

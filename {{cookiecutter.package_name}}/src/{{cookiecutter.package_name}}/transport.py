@@ -1,0 +1,1 @@
+{% include "presets/" ~ cookiecutter.preset ~ "/transport.py" %}

@@ -1,0 +1,1 @@
+"""The behavioural pack: one module for each chapter of the contract; never edited."""

@@ -1,0 +1,66 @@
+"""The clauses of the contract, and the blanks that each needs filled in before it can be tested."""
+
+from typing import NamedTuple
+
+CHAPTERS = {
+    "L": "Lifecycle",
+    "M": "Messaging",
+    "S": "Serialisation",
+    "E": "Errors",
+    "R": "Recovery",
+    "T": "Throughput",
+}
+
+NOTHING = ()
+CONNECT = ("settings", "connect")
+TALK = (*CONNECT, "publish", "subscribe")
+LEAVE = (*TALK, "unsubscribe")
+ALL = (*LEAVE, "close")
+
+
+class Clause(NamedTuple):
+    """A clause in short, and the names of the blanks that it needs."""
+
+    text: str
+    needs: tuple[str, ...]
+
+
+CLAUSES = {
+    "L1": Clause("constructing does no I/O; bad settings are all named", NOTHING),
+    "L2": Clause("connect() makes ready, once", CONNECT),
+    "L3": Clause("an unreachable or silent broker is a ConnectError in time", CONNECT),
+    "L4": Clause("close() delivers, fails what it cannot, releases all", ALL),
+    "L5": Clause("NotReadyError before connect(), ClosedError after close()", NOTHING),
+    "L6": Clause("async with connects and closes", CONNECT),
+    "L7": Clause("cancelling a call leaves the connector usable", ALL),
+    "L8": Clause("name, version and node_name", NOTHING),
+    "L9": Clause("no secret is shown anywhere", CONNECT),
+    "M1": Clause("every other subscribed node gets each message once", TALK),
+    "M2": Clause("a node never gets its own messages", TALK),
+    "M3": Clause("a subscription begins when subscribe() returns", LEAVE),
+    "M4": Clause("listeners share one subscription at the broker", ALL),
+    "M5": Clause("unsubscribe() ends it for that listener alone", ALL),
+    "M6": Clause("topics are exact strings", LEAVE),
+    "M7": Clause("messages of a node on a topic stay in order", TALK),
+    "M8": Clause("a private topic is its owner's", TALK),
+    "M9": Clause("a listener may publish, subscribe, unsubscribe, close", ALL),
+    "M10": Clause("a listener that raises harms nobody else", TALK),
+    "M11": Clause("a slow listener delays nobody else, and is told", TALK),
+    "S1": Clause("what arrives equals what was sent", TALK),
+    "S2": Clause("what cannot round-trip is refused", TALK),
+    "S3": Clause("the message is taken as it is at the call", TALK),
+    "S4": Clause("a payload that is no frame is an error event", TALK),
+    "S5": Clause("too large is refused, and never made by joining", TALK),
+    "E1": Clause("an operation's error goes to its caller only", TALK),
+    "E2": Clause("other errors are events that say what to do", TALK),
+    "E3": Clause("a refusal by the broker is the operation's error at once", TALK),
+    "R1": Clause("a lost or silent connection is noticed and told", TALK),
+    "R2": Clause("it reconnects and restores by itself", TALK),
+    "R3": Clause("a publish in an outage waits, and never hangs", TALK),
+    "R4": Clause("sent = delivered + reported lost, in order, once", ALL),
+    "R5": Clause("an idle, healthy connection stays ready", TALK),
+    "R6": Clause("subscribing, unsubscribing, closing work in an outage", ALL),
+    "T1": Clause("what waits leaves together; a lone message at once", TALK),
+    "T2": Clause("the event loop is never blocked for long", TALK),
+    "T3": Clause("memory is bounded", TALK),
+}

@@ -1,0 +1,146 @@
+"""What the tests of the pack hold in their hands: nodes that are watched, mailboxes, events."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from ..subject import BrokerTransport, Connector, Settings, contract
+
+PATIENCE = 20.0
+"""Seconds after which an event that did not come is a failure; nothing waits that long when all is well."""
+
+
+class Log:
+    """Collects what it is called with, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._waiters: list[asyncio.Future[None]] = []
+
+    def __call__(self, item: Any = None) -> None:
+        self.items.append(item)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def until(self, condition: Callable[[list[Any]], bool]) -> list[Any]:
+        """Return what came when `condition` of it holds."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not condition(self.items):
+                    waiter = asyncio.get_running_loop().create_future()
+                    self._waiters.append(waiter)
+                    await waiter
+        except TimeoutError:
+            shown = repr(self.items)
+            pytest.fail(f"waited {PATIENCE:g} s in vain; what came: {len(self.items)}: {shown[:1000]}")
+        return self.items
+
+    async def count(self, count: int) -> list[Any]:
+        """Return what came when there are `count` items."""
+        return await self.until(lambda items: len(items) >= count)
+
+    async def before(self, marker: Any) -> list[Any]:
+        """Return what came before `marker`, once that is there."""
+        items = await self.until(lambda items: marker in items)
+        return items[: items.index(marker)]
+
+
+class Node(Connector):
+    """A connector whose events are kept."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.errors, self.readies, self.closes = Log(), Log(), Log()
+        self.on("error", self.errors)
+        self.on("ready", self.readies)
+        self.on("close", self.closes)
+
+    async def error(self, kind: type[Exception]) -> Any:
+        """Return the first `error` event of this kind, once there is one."""
+        errors = await self.errors.until(lambda errors: any(isinstance(error, kind) for error in errors))
+        return next(error for error in errors if isinstance(error, kind))
+
+    async def until_ready(self, times: int) -> None:
+        """Return when `ready` has been emitted so often."""
+        await self.readies.count(times)
+
+    async def until_down(self) -> None:
+        """Return when the loss of the connection has been told."""
+        await self.error(contract.ConnectionLostError)
+
+
+class Spy(BrokerTransport):
+    """The transport of the package, which tells of its calls and can be made to misbehave."""
+
+    calls: list[tuple[str, Any]]
+    """(method, topic), shared by the transports of one node."""
+    trouble: dict[str, Any]
+    """By method: awaited before the real one is called; what it raises is raised."""
+    payload = b""
+    """What is being published."""
+
+    async def connect(self) -> None:
+        await self._do("connect", None)
+        await super().connect()
+        await self._do("connected", None)
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        self.payload = payload
+        await self._do("publish", topic)
+        await super().publish(topic, payload)
+
+    async def subscribe(self, topic: str) -> None:
+        await self._do("subscribe", topic)
+        await super().subscribe(topic)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._do("unsubscribe", topic)
+        await super().unsubscribe(topic)
+
+    async def close(self) -> None:
+        await self._do("close", None)
+        await super().close()
+
+    async def ping(self) -> None:
+        await self._do("ping", None)
+        await super().ping()
+
+    async def _do(self, method: str, topic: str | None) -> None:
+        self.calls.append((method, topic))
+        if method in self.trouble:
+            await self.trouble[method](self, topic)
+
+
+class SpiedNode(Node):
+    """A node whose transport is a `Spy`."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.calls: list[tuple[str, Any]] = []
+        self.trouble: dict[str, Any] = {}
+        spy = type("SpyOfNode", (Spy,), {"calls": self.calls, "trouble": self.trouble})
+        self.transport = cast(type[BrokerTransport], spy)  # type: ignore[misc]
+
+    def called(self, method: str, topic: str | None = None) -> int:
+        """Return how often a method was called, for a topic if one is given."""
+        return sum(1 for each in self.calls if each[0] == method and topic in (None, each[1]))
+
+
+class Wire:
+    """A bare transport and its inbox: what travels, as it travels."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.memory: dict[str, Any] = {}
+        self.payloads = Log()
+        self.losses = Log()
+        self.transport = BrokerTransport(settings, self)
+
+    def received(self, topic: str, payload: bytes) -> None:
+        self.payloads((topic, bytes(payload)))
+
+    def lost(self, error: Exception) -> None:
+        self.losses(error)

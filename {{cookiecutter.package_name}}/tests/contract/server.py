@@ -1,0 +1,152 @@
+"""A broker that the tests start: a child process on free ports of 127.0.0.1, which dies with them."""
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import urlsplit, urlunsplit
+
+READY_WITHIN = 60.0
+"""Seconds that a server may take to start."""
+
+
+class Missing(Exception):
+    """The server is not on this machine; the text says how to get it."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_program(name: str, install: str, *folders: str) -> str:
+    """Return the path of a program on PATH or in one of the folders; raise `Missing` otherwise."""
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *folders]))
+    if path is None:
+        raise Missing(f"{name} is not installed: {install}")
+    return path
+
+
+class Server(ABC):
+    """One broker. A subclass says how it is started, and at which url it is found then.
+
+    `folder` is empty, the server's own, and removed at the end. A server keeps its ports when it
+    is started again.
+    """
+
+    not_applicable: ClassVar[dict[str, str]] = {}
+    """Clauses that this broker cannot keep, each with the reason."""
+
+    keeps_messages: ClassVar[bool] = False
+    """Whether a node that was away gets what it missed, rather than being told how much it was."""
+
+    used: ClassVar[str] = ""
+    """Which server the tests talk to, for the report."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.proxy_port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the command that starts the server on `self.port`; raise `Missing` if it is not here."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where the server is, for `Settings(url=...)`."""
+
+    def version(self) -> str:
+        """Return what the server says it is, for the report; asked of its program by `--version`."""
+        asked = subprocess.run([self.command()[0], "--version"], capture_output=True, text=True, check=False)
+        return " ".join(asked.stdout.split()[:4])
+
+    def environment(self) -> dict[str, str]:
+        """Return what the server's environment has beyond this process's."""
+        return {}
+
+    def is_ready(self) -> bool:
+        """Tell whether the server takes connections."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def target(self, url: str) -> tuple[str, int]:
+        """Return host and port to which a proxy in front of the broker at `url` forwards."""
+        parts = urlsplit(url)
+        if parts.hostname is None or parts.port is None:
+            raise ValueError("the url of the broker for the tests must name host and port")
+        return parts.hostname, parts.port
+
+    def through(self, url: str, port: int) -> str:
+        """Return `url` with a proxy on `port` of 127.0.0.1 in place of the broker."""
+        parts = urlsplit(url)
+        user, at, _ = parts.netloc.rpartition("@")
+        return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the tests have started it, so that they may also restart it."""
+        return self._process is not None
+
+    def spawn(self) -> None:
+        """Start the process, without waiting for it; on the main thread, with which it dies."""
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Return when the server takes connections; raise `RuntimeError` with its log if it does not."""
+        deadline = time.monotonic() + READY_WITHIN
+        while not self.is_ready():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                log = (self.folder / "server.log").read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{type(self).__name__} did not start on port {self.port}: {log}")
+            time.sleep(0.01)
+
+    def start(self) -> None:
+        """Start the server, and wait until it is ready."""
+        self.spawn()
+        self.wait_until_ready()
+
+    def stop(self) -> None:
+        """Kill the server and all that it started, and wait for its end."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    async def restart(self) -> None:
+        """Kill the server, and start it again in its place."""
+        await asyncio.to_thread(self.stop)
+        self.spawn()
+        await asyncio.to_thread(self.wait_until_ready)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -1,0 +1,186 @@
+"""Chapter E: who is told of an error, and what."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from ..subject import contract
+from .nodes import PATIENCE, Log, Node, SpiedNode
+from .plugin import MakeNode
+from .proxy import Proxy
+
+
+async def refuse_publish(*_: object) -> None:
+    """What a broker does that does not allow it."""
+    raise contract.PublishError("no rights here")
+
+
+async def refuse_subscribe(*_: object) -> None:
+    """What a broker does that does not allow it."""
+    raise contract.SubscribeError("no rights here")
+
+
+@pytest.mark.clause("E1", "E3")
+async def test_a_refused_publish_is_its_callers_error_at_once(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode, publish_timeout=2 * PATIENCE)
+    subscriber: Node = await node()
+    mailbox, outcomes = Log(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    connector.trouble["publish"] = refuse_publish
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(contract.PublishError, match="no rights here"):
+            await connector.publish(topic, "refused")
+        connector.publish_nowait(topic, "refused", outcomes)
+        (outcome,) = await outcomes.count(1)
+    assert isinstance(outcome, contract.PublishError)
+    assert connector.called("publish", topic) == 2
+    connector.trouble.clear()
+    await connector.publish(topic, "fine")
+    assert await mailbox.count(1) == ["fine"]
+    assert connector.errors.items == []
+    assert connector.is_ready
+
+
+@pytest.mark.clause("E1", "E3")
+async def test_a_refused_subscription_is_its_callers_error_at_once(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode, publish_timeout=2 * PATIENCE)
+    publisher: Node = await node()
+    refused, mailbox = Log(), Log()
+    connector.trouble["subscribe"] = refuse_subscribe
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(contract.SubscribeError, match="no rights here"):
+            await connector.subscribe(topic, refused)
+    assert connector.called("subscribe", topic) == 1
+    with pytest.raises(contract.UnsubscribeError):
+        await connector.unsubscribe(topic, refused)
+    connector.trouble.clear()
+    await connector.subscribe(topic, mailbox)
+    await publisher.publish(topic, "fine")
+    assert await mailbox.count(1) == ["fine"]
+    assert (refused.items, connector.errors.items) == ([], [])
+
+
+@pytest.mark.clause("E1")
+async def test_success_calls_back_with_none(node: MakeNode, topic: str) -> None:
+    connector: Node = await node()
+    outcomes = Log()
+    connector.publish_nowait(topic, 1, outcomes)
+    assert await outcomes.count(1) == [None]
+
+
+@pytest.mark.clause("E1", "E2")
+async def test_without_a_callback_a_late_error_is_an_event(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode, noisy=True)
+    connector.trouble["publish"] = refuse_publish
+    connector.publish_nowait(topic, "refused")
+    error = await connector.error(contract.PublishError)
+    assert topic in str(error) and "no rights here" in str(error)
+    assert len(connector.errors.items) == 1
+
+
+@pytest.mark.clause("E2")
+async def test_a_callback_that_raises_is_told_and_harms_nobody(node: MakeNode, topic: str) -> None:
+    connector: Node = await node(noisy=True)
+
+    def bad(_: object) -> None:
+        raise ValueError("bad callback")
+
+    def worse(_: object) -> None:
+        raise asyncio.CancelledError
+
+    connector.publish_nowait(topic, 1, bad)
+    assert "bad callback" in str(await connector.error(contract.ListenerError))
+    connector.publish_nowait(topic, 1, worse)
+    await connector.errors.count(2)
+    await connector.publish(topic, 2)
+
+
+@pytest.mark.clause("E2")
+async def test_handlers_that_raise_do_no_harm(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+    connector: Node = await node(connect=False, noisy=True, url=through)
+
+    def bad(*_: object) -> None:
+        raise ValueError("bad handler")
+
+    async def worse(*_: object) -> None:
+        raise ValueError("bad handler")
+
+    def worst(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    for event in ("ready", "error", "close"):
+        for handler in (bad, worse, worst):
+            connector.on(event, handler)
+    await connector.connect()
+    await proxy.cut()
+    await connector.until_ready(2)
+    await connector.publish(topic, 1)
+    await connector.close()
+    assert len(connector.closes.items) == 1
+
+
+@pytest.mark.clause("E2")
+async def test_an_error_to_which_nobody_listens_is_logged(
+    node: MakeNode, proxy: Proxy, through: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector: Node = await node(noisy=True, url=through)
+    connector.remove_listener("error", connector.errors)
+    with caplog.at_level(logging.ERROR):
+        await proxy.cut()
+        await connector.until_ready(2)
+    assert any("ConnectionLostError" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.clause("E2")
+async def test_a_loss_is_told_with_what_where_and_what_to_do(node: MakeNode, proxy: Proxy, through: str) -> None:
+    connector: Node = await node(noisy=True, url=through)
+    await proxy.cut()
+    text = str(await connector.error(contract.ConnectionLostError))
+    assert f"127.0.0.1:{proxy.port}" in text
+    assert len(text) > 60
+
+
+@pytest.mark.clause("E3")
+async def test_a_refusal_when_restoring_is_told_and_the_rest_is_restored(
+    node: MakeNode, proxy: Proxy, through: str, topic: str
+) -> None:
+    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    publisher: Node = await node()
+    allowed, mailbox = f"{topic}-allowed", Log()
+    await connector.subscribe(topic, Log())
+    await connector.subscribe(allowed, mailbox)
+
+    async def refuse_one(_: object, name: str) -> None:
+        if name == topic:
+            raise contract.SubscribeError("no rights any more")
+
+    connector.trouble["subscribe"] = refuse_one
+    await proxy.cut()
+    await connector.until_ready(2)
+    assert topic in str(await connector.error(contract.SubscribeError))
+    await publisher.publish(allowed, "still here")
+    assert await mailbox.count(1) == ["still here"]
+
+
+@pytest.mark.clause("E3")
+async def test_errors_that_are_no_refusals_are_tried_again(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode)
+    publisher: Node = await node()
+    mailbox, troubles = Log(), [OSError("once"), asyncio.CancelledError(), RuntimeError("thrice")]
+
+    async def stumble(*_: Any) -> None:
+        if troubles:
+            raise troubles.pop()
+
+    connector.trouble["publish"] = stumble
+    await publisher.subscribe(topic, mailbox)
+    await connector.publish(topic, "through")
+    assert (await mailbox.count(1), troubles) == (["through"], [])
+    connector.trouble.clear()
+    troubles += [OSError("once"), asyncio.CancelledError()]
+    connector.trouble["subscribe"] = stumble
+    await connector.subscribe(topic, mailbox)
+    await publisher.publish(topic, "and back")
+    assert await mailbox.count(2) == ["through", "and back"]

@@ -1,0 +1,173 @@
+"""Chapter T: load makes frames larger, the event loop stays free, memory is bounded."""
+
+import asyncio
+import gc
+import time
+from uuid import uuid4
+
+import pytest
+
+from ..subject import contract
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .plugin import MakeNode
+from .proxy import Proxy
+
+
+@pytest.mark.clause("T1")
+async def test_what_waits_leaves_together(node: MakeNode, topic: str) -> None:
+    publisher: SpiedNode = await node(SpiedNode)
+    subscriber: Node = await node()
+    mailbox, held, gate = Log(), Log(), asyncio.Event()
+    await subscriber.subscribe(topic, mailbox)
+
+    async def hold(_: object, name: str) -> None:
+        held(name)
+        await gate.wait()
+
+    publisher.trouble["publish"] = hold
+    waiting = [asyncio.ensure_future(publisher.publish(topic, 0))]
+    await held.count(1)
+    waiting += [asyncio.ensure_future(publisher.publish(topic, number)) for number in range(1, 101)]
+    await asyncio.sleep(0)
+    assert len(held.items) == 1
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert publisher.called("publish", topic) == 2
+    assert await mailbox.count(101) == list(range(101))
+
+
+@pytest.mark.clause("T1")
+async def test_a_lone_message_leaves_at_once(node: MakeNode, topic: str) -> None:
+    publisher: SpiedNode = await node(SpiedNode, heartbeat=10 * PATIENCE)
+    for number in range(10):
+        publisher.publish_nowait(topic, number)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert publisher.called("publish", topic) == number + 1
+        await publisher.publish(f"{topic}-{number}", "another topic is not held up")
+        await settled(publisher)
+
+
+async def settled(node: Node) -> None:
+    """Return when nothing of a node waits to be sent."""
+    async with asyncio.timeout(PATIENCE):
+        while node.stats()["pending"]:
+            await asyncio.sleep(0)
+
+
+@pytest.mark.clause("T1")
+async def test_a_topic_that_is_held_up_holds_up_no_other(node: MakeNode, topic: str) -> None:
+    publisher: SpiedNode = await node(SpiedNode)
+    gate = asyncio.Event()
+
+    async def hold(_: object, name: str) -> None:
+        if name == topic:
+            await gate.wait()
+
+    publisher.trouble["publish"] = hold
+    waiting = asyncio.ensure_future(publisher.publish(topic, "held"))
+    async with asyncio.timeout(PATIENCE):
+        await publisher.publish(f"{topic}-other", "free")
+    assert not waiting.done()
+    gate.set()
+    await waiting
+
+
+@pytest.mark.clause("T2")
+async def test_the_event_loop_is_never_blocked_for_long(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    mailbox, is_over = Log(), asyncio.Event()
+    await subscriber.subscribe(topic, mailbox)
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        last = time.thread_time()
+        while not is_over.is_set():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, last = max(longest, now - last), now
+
+    gc.collect()
+    gc.freeze()  # what the whole test run has piled up is not the connector's to collect
+    ticking = asyncio.ensure_future(tick())
+    message = {"text": "x" * 100, "numbers": list(range(10))}
+    total = 0
+    for _ in range(100):
+        for _ in range(200):
+            publisher.publish_nowait(topic, message)
+            total += 1
+        await asyncio.sleep(0)
+    await mailbox.count(total)
+    is_over.set()
+    await ticking
+    gc.unfreeze()
+    assert longest < 0.05
+
+
+@pytest.mark.clause("T2")
+async def test_a_busy_listener_leaves_the_event_loop_its_turns(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    turns, is_over = 0, asyncio.Event()
+    seen: list[int] = []
+
+    async def turn() -> None:
+        nonlocal turns
+        while not is_over.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+
+    def busy(_: object) -> None:
+        started = time.thread_time()
+        while time.thread_time() - started < 0.002:
+            pass
+        seen.append(turns)
+        if len(seen) == 100:
+            is_over.set()
+
+    await subscriber.subscribe(topic, busy)
+    for number in range(100):
+        publisher.publish_nowait(topic, number)
+    await turn()
+    assert max(seen.count(each) for each in set(seen)) <= 25
+
+
+@pytest.mark.clause("T3")
+async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=1050)
+    await proxy.refuse()
+    await publisher.until_down()
+    outcomes = Log()
+    for _ in range(10):
+        publisher.publish_nowait(topic, "x" * 98, outcomes)
+    with pytest.raises(contract.OutboxFullError, match="max_outbox_bytes"):
+        publisher.publish_nowait(topic, "x" * 98, outcomes)
+    with pytest.raises(contract.OutboxFullError):
+        await publisher.publish(topic, "x" * 98)
+    await proxy.heal()
+    assert await outcomes.count(10) == [None] * 10
+    await publisher.publish(topic, "x" * 98)
+
+
+@pytest.mark.clause("T3")
+async def test_the_table_of_known_senders_has_a_limit(
+    node: MakeNode, wire: Wire, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contract.inbox, "KNOWN_SENDERS", 5)
+    subscriber: Node = await node(noisy=True)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    senders = [uuid4().bytes for _ in range(6)]
+
+    async def send(sender: bytes, number: int) -> None:
+        await wire.transport.publish(topic, contract.frame.pack("json", sender, number, [b"%d" % number]))
+
+    for sender in senders:
+        await send(sender, 0)
+    await mailbox.count(6)
+    await send(senders[0], 10)
+    await send(senders[5], 10)
+    await mailbox.count(8)
+    error = await subscriber.error(contract.MessagesLostError)
+    assert [each.count for each in subscriber.errors.items] == [9]
+    assert error.node == senders[5].hex()
