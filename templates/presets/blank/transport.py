@@ -4,7 +4,7 @@ Everything else is done for you: reconnecting, serialising, filtering, batching,
 client library does of that by itself, turn it off.
 """
 
-from .contract import PublishError, SubscribeError, Transport
+from .contract import Bridge, PublishError, SubscribeError, Transport
 from .settings import Settings
 
 
@@ -23,7 +23,7 @@ class BrokerTransport(Transport[Settings]):
 
         push: give the client a callback that calls `self.inbox.received(topic, payload)`.
         poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
-        thread callbacks: hand over with `loop.call_soon_threadsafe(self.inbox.received, topic, payload)`.
+        thread callbacks: make a `Bridge()` here, and hand over with `bridge.call(self.inbox.received, topic, payload)`.
         """
         raise NotImplementedError
 
@@ -34,7 +34,7 @@ class BrokerTransport(Transport[Settings]):
 
         push: await the broker's confirmation (an acknowledgement, a reply), not only the writing.
         poll: as push; a client without confirmations needs a round trip after the message.
-        thread callbacks: make a future, and set its result with `loop.call_soon_threadsafe`.
+        thread callbacks: make a future, and set its result by `bridge.call(future.set_result, None)`.
         """
         raise NotImplementedError
 
@@ -66,4 +66,4 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
 
-__all__ = ["BrokerTransport", "PublishError", "SubscribeError"]
+__all__ = ["BrokerTransport", "Bridge", "PublishError", "SubscribeError"]

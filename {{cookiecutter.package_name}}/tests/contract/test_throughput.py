@@ -132,6 +132,31 @@ async def test_a_busy_listener_leaves_the_event_loop_its_turns(node: MakeNode, t
     assert max(seen.count(each) for each in set(seen)) <= 25
 
 
+@pytest.mark.clause("T2", "M7")
+async def test_what_threads_hand_over_stays_in_order_and_leaves_the_event_loop_its_turns() -> None:
+    bridge, mailbox, turns, raised = contract.Bridge(), Log(), Log(), Log()
+
+    def take(number: int) -> None:
+        mailbox((number, bool(turns.items)))
+        if number == 1:
+            raise ZeroDivisionError
+        asyncio.get_running_loop().call_soon(turns, number)
+        started = time.thread_time()
+        while time.thread_time() - started < 0.001:
+            pass
+
+    def hand_over() -> None:
+        for number in range(100):
+            bridge.call(take, number)
+
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: raised(context["exception"]))
+    await asyncio.to_thread(hand_over)
+    taken = await mailbox.count(100)
+    assert [number for number, _ in taken] == list(range(100))
+    assert taken[-1] == (99, True)
+    assert [type(error) for error in raised.items] == [ZeroDivisionError]
+
+
 @pytest.mark.clause("T3")
 async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
     publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=1050)

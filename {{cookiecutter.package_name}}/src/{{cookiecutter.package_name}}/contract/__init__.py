@@ -1,5 +1,6 @@
 """The machinery behind the contract of a message connector: the same in every package, never edited."""
 
+from .bridge import Bridge
 from .connector import MessageConnector, Stats
 from .errors import (
     BadFrameError,
@@ -25,6 +26,7 @@ from .transport import Inbox, Transport
 
 __all__ = [
     "BadFrameError",
+    "Bridge",
     "ClosedError",
     "ConnectError",
     "ConnectionLostError",
