@@ -22,7 +22,8 @@ class Broker(Server):
     def start(self) -> None:
         initdb = [self.program("initdb"), "--username=tester", "--auth=scram-sha-256", "--pwfile=password"]
         if os.geteuid() == 0:
-            self.folder = Path(tempfile.mkdtemp(prefix="postgres-"))  # root's own folders are closed to others
+            # Root's own folders are closed to others, and so may be the one that TMPDIR names.
+            self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
             atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
             try:
                 shutil.chown(self.folder, "postgres", "postgres")
