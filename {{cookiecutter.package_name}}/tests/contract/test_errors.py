@@ -62,6 +62,41 @@ async def test_a_refused_subscription_is_its_callers_error_at_once(node: MakeNod
     assert (refused.items, connector.errors.items) == ([], [])
 
 
+@pytest.mark.clause("E1", "L7")
+async def test_a_publish_can_be_awaited_in_every_way(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode)
+    entered, gate = Log(), asyncio.Event()
+
+    async def hold(*_: object) -> None:
+        entered()
+        await gate.wait()
+
+    async def publish(number: int) -> None:
+        async with asyncio.timeout(PATIENCE):
+            await connector.publish(topic, number)
+
+    connector.trouble["publish"] = hold
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(connector.publish(topic, 1)), group.create_task(publish(2))]
+        gathered = asyncio.gather(connector.publish(topic, 3), asyncio.wait_for(connector.publish(topic, 4), PATIENCE))
+        await entered.count(1)
+        given_up = [asyncio.create_task(connector.publish(topic, 5)), asyncio.create_task(publish(6))]
+        await asyncio.sleep(0)
+        for task in given_up:
+            task.cancel()
+        await asyncio.wait(given_up)
+        assert not any(task.done() for task in tasks)
+        gate.set()
+    await gathered
+    assert all(task.cancelled() for task in given_up)
+    await connector.publish(topic, "all are accepted")
+    assert connector.stats()["published"] == 7
+    connector.trouble["publish"] = refuse_publish
+    for way in (asyncio.create_task, asyncio.ensure_future, asyncio.gather, asyncio.shield):
+        with pytest.raises(contract.PublishError, match="no rights here"):
+            await way(connector.publish(topic, "refused"))
+
+
 @pytest.mark.clause("E1")
 async def test_success_calls_back_with_none(node: MakeNode, topic: str) -> None:
     connector: Node = await node()

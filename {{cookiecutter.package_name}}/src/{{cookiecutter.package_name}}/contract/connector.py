@@ -26,6 +26,7 @@ from .inbox import Intake
 from .link import CLOSING_TIME, Connection, Link, reason
 from .listeners import Listener
 from .outbox import Outbox, Settle
+from .receipt import Receipt
 from .settings import ConnectorSettings
 from .topics import topic_fault
 from .transport import S, Transport
@@ -163,11 +164,11 @@ class MessageConnector(Generic[S]):
         waiting, not the sending.
         """
         try:
-            future = self._prepare(topic).create_future()
-            self._outbox.add(topic, encode(self.settings.serialization, message), partial(_resolve, future))
+            receipt = Receipt(loop=self._prepare(topic))
+            self._outbox.add(topic, encode(self.settings.serialization, message), receipt.settle)
         except ConnectorError as error:
             return _raise(error)
-        return _wait(future)
+        return receipt
 
     def publish_nowait(self, topic: str, message: Any, callback: Callback | None = None) -> None:
         """Send like `publish`, without waiting.
@@ -331,19 +332,5 @@ class MessageConnector(Generic[S]):
         )
 
 
-async def _wait(future: asyncio.Future[None]) -> None:
-    await future
-
-
 async def _raise(error: ConnectorError) -> None:
     raise error
-
-
-def _resolve(future: asyncio.Future[None], error: ConnectorError | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(None)
-    else:
-        future.set_exception(error)
-        future.exception()  # a caller that was cancelled never looks
