@@ -29,6 +29,7 @@ TRANSPORT = "transport.py"
 CHANNELS = "contract/channels.py"
 CODEC = "contract/codec.py"
 CONNECTOR = "contract/connector.py"
+ERRORS = "contract/errors.py"
 EVENTS = "contract/events.py"
 FRAME = "contract/frame.py"
 INBOX = "contract/inbox.py"
@@ -179,6 +180,15 @@ IN_LIFECYCLE = [
         "    ) -> None:\n        if error is None:\n            await self.close()",
     ),
     broken("the name is empty", "L8", CONNECTOR, "name = BROKER_NAME", 'name = ""'),
+    broken(
+        "an error is of no common kind",
+        "L8 L4",
+        ERRORS,
+        "class ClosedError(ConnectorError)",
+        "class ClosedError(Exception)",
+    ),
+    broken("once is for ever", "L2", CONNECTOR, "self._events.once(event, handler)", "self._events.on(event, handler)"),
+    broken("the environment is not asked", "L1 L4", SETTINGS, "[0].upper()}_", "[0].upper()}"),
     broken("the password is part of the address", "L9", SETTINGS, ".rpartition('@')[2]}\"", '}"'),
     broken("secrets are not taken out of errors", "L9", SETTINGS, "text = text.replace(secret, HIDDEN)", "pass"),
     broken("a bad secret is shown", "L1", SETTINGS, 'fault["input"] if public else HIDDEN', 'fault["input"]'),
@@ -187,6 +197,7 @@ IN_LIFECYCLE = [
 
 IN_MESSAGING = [
     broken("own messages are not filtered", "M2 M1", INBOX, "if frame.is_from(self._own_id, payload):", "if False:"),
+    broken("own messages are not counted", "M2", INBOX, "self.filtered += 1", "pass"),
     broken(
         "own messages are known by the node's name",
         "M2",
@@ -281,6 +292,7 @@ IN_SERIALISATION = [
         'as_msgpack = _to_msgpack(message) if serialization == "msgpack" else b""',
     ),
     broken("nothing is checked", "S2", CODEC, "if _from_json(as_json) != message:", "if False:"),
+    broken("numbers are little-endian", "S1", FRAME, '">BBB16sQ"', '"<BBB16sQ"'),
     broken(
         "both serialisations are taken for one",
         "S1",

@@ -9,13 +9,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from ..subject import Connector, Settings, Topic, contract
+from ..subject import Connector, Settings, Topic, contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -86,10 +87,29 @@ def test_a_url_that_could_be_misread_is_refused_and_not_shown(rest: str) -> None
 
 
 @pytest.mark.clause("L1")
-def test_the_environment_overrides_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(f"{Settings.model_config.get('env_prefix')}HEARTBEAT", "7.5")
-    assert somewhere().heartbeat == 7.5
-    assert somewhere(heartbeat=2).heartbeat == 2
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("node_name", "node one", "node one"),
+        ("serialization", "msgpack", "msgpack"),
+        ("connect_timeout", "7.5", 7.5),
+        ("publish_timeout", "7.5", 7.5),
+        ("heartbeat", "7.5", 7.5),
+        ("max_message_bytes", "2000", 2000),
+        ("max_outbox_bytes", "2000", 2000),
+        ("max_pending_messages", "2000", 2000),
+        ("reconnect_delay_min", "0.25", 0.25),
+        ("reconnect_delay_max", "7.5", 7.5),
+    ],
+)
+def test_the_environment_overrides_defaults(
+    monkeypatch: pytest.MonkeyPatch, field: str, text: str, value: object
+) -> None:
+    package = Connector.__module__.partition(".")[0]
+    default = getattr(somewhere(), field)
+    monkeypatch.setenv(f"{package}_{field}".upper(), text)
+    assert getattr(somewhere(), field) == value
+    assert getattr(somewhere(**{field: default}), field) == default != value
 
 
 @pytest.mark.clause("L2")
@@ -113,6 +133,20 @@ async def test_connecting_twice_at_once_makes_one_connection(node: MakeNode, pro
     await asyncio.gather(twice.connect(), twice.connect())
     assert proxy.accepted == 2 * alone
     assert len(twice.readies.items) == 1
+
+
+@pytest.mark.clause("L2")
+async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, through: str) -> None:
+    connector: Node = await node(connect=False, noisy=True, url=through)
+    always, once, never = Log(), Log(), Log()
+    connector.on("ready")(always)
+    connector.once("ready", once)
+    connector.on("ready", never)
+    connector.remove_listener("ready", never)
+    await connector.connect()
+    await proxy.cut()
+    await connector.until_ready(2)
+    assert [len(log.items) for log in (always, once, never)] == [2, 1, 0]
 
 
 @pytest.mark.clause("L3")
@@ -483,6 +517,19 @@ def test_attributes() -> None:
     assert connector.node_name == "node one"
     assert all(isinstance(each, str) and each for each in (connector.name, connector.version))
     assert Connector(somewhere()).node_name != Connector(somewhere()).node_name
+
+
+@pytest.mark.clause("L8")
+def test_names_on_which_hosts_rely() -> None:
+    assert issubclass(Topic, StrEnum)
+    assert [topic.value for topic in Topic] == ["RECORD", "RPC", "EVENT"]
+    assert private_topic("a") != private_topic("b")
+    raised = "Connect NotReady Closed Publish Subscribe Unsubscribe Serialization MessageTooLarge OutboxFull"
+    emitted = "ConnectionLost BadFrame Listener SlowListener MessagesLost"
+    for name in (*raised.split(), *emitted.split()):
+        assert issubclass(getattr(contract, f"{name}Error"), contract.ConnectorError)
+    counters = "published delivered filtered lost duplicates reconnects pending"
+    assert Connector(somewhere()).stats() == dict.fromkeys(counters.split(), 0)
 
 
 @pytest.mark.clause("L9")

@@ -8,12 +8,13 @@ import math
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..subject import contract
-from .nodes import Log, Node, SpiedNode, Wire
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
 from .plugin import MakeNode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -141,6 +142,36 @@ async def test_nodes_of_both_serialisations_share_a_topic(node: MakeNode, topic:
     await as_msgpack.publish(topic, {"from": "msgpack"})
     assert await mailboxes[0].count(1) == [{"from": "msgpack"}]
     assert await mailboxes[1].count(1) == [{"from": "json"}]
+
+
+@pytest.mark.clause("S1")
+@pytest.mark.parametrize("serialization", ["json", "msgpack"])
+async def test_frames_are_laid_out_as_connectors_of_any_make_expect(
+    node: MakeNode, wire: Wire, topic: str, serialization: str
+) -> None:
+    publisher, other = [await node(serialization=serialization, heartbeat=10 * PATIENCE) for _ in range(2)]
+    await wire.transport.subscribe(topic)
+    await publisher.publish(topic, "zero")
+    await asyncio.gather(*(publisher.publish(topic, number) for number in range(1, 9)))
+    await publisher.publish(topic, {"number": 9})
+    await other.publish(topic, "from another node")
+    *frames, last = [payload for _, payload in await wire.payloads.until(lambda got: senders_of(got) == 2)]
+    assert {frame[:19] for frame in frames} == {frames[0][:19]} != {last[:19]}  # version, serialisation, kind, sender
+    assert frames[0][0] == 1
+    decode = msgspec.json.decode if serialization == "json" else msgspec.msgpack.decode
+    number, messages = int.from_bytes(frames[0][19:27], "big"), []
+    for frame in frames:
+        assert int.from_bytes(frame[19:27], "big") == number
+        body = decode(frame[27:])
+        number += len(body)
+        messages += body
+    assert messages == ["zero", *range(1, 9), {"number": 9}]
+    assert decode(last[27:]) == ["from another node"]
+
+
+def senders_of(payloads: list[tuple[str, bytes]]) -> int:
+    """How many nodes have sent these."""
+    return len({payload[3:19] for _, payload in payloads})
 
 
 @pytest.mark.clause("S2")
