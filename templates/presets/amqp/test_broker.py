@@ -182,37 +182,3 @@ async def test_tls_with_a_certificate_of_the_client(
             await (await node(connect=False, url=url, cert_file=cert, key_file=key)).connect()
         with pytest.raises(contract.ConnectError):
             await (await node(connect=False, url=url, ca_file=cert)).connect()
-
-
-@pytest.mark.timeout(240)
-@pytest.mark.clause("R2", "R4")
-async def test_five_restarts_under_load_leave_an_exact_balance(own: Broker, node: MakeNode, topic: str) -> None:
-    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
-    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
-    for each, mailbox in zip(nodes, mailboxes, strict=True):
-        await each.subscribe(topic, mailbox)
-    is_over = asyncio.Event()
-
-    async def publish(index: int) -> None:
-        while not is_over.is_set():
-            sent[index] += 1
-            await nodes[index].publish(topic, [index, sent[index]])
-
-    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
-    for mailbox in mailboxes:
-        await mailbox.until(lambda items: len({sender for sender, _ in items}) == 2)
-    for turn in range(5):
-        await own.restart()
-        for each in nodes:
-            await each.until_ready(turn + 2)
-    is_over.set()
-    await asyncio.gather(*publishing)
-    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
-        wanted = sum(sent) - sent[index]
-        async with asyncio.timeout(PATIENCE):
-            while len(mailbox.items) + each.stats()["lost"] < wanted:
-                await asyncio.sleep(0.01)
-        assert len(mailbox.items) + each.stats()["lost"] == wanted
-        for sender in {0, 1, 2} - {index}:
-            numbers = [number for other, number in mailbox.items if other == sender]
-            assert numbers == sorted(set(numbers))

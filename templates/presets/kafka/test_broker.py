@@ -1,12 +1,10 @@
 """What is special about Kafka: it keeps its log, and has rights by topic; and Tansu, which speaks its protocol."""
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
@@ -14,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  #
 
 from .broker import Broker
 from .contract.nodes import PATIENCE, Log, Node, Wire
-from .contract.plugin import MakeNode
+from .contract.plugin import MakeNode, Serve
 from .contract.proxy import Proxy
 from .contract.server import Missing, Server
 from .subject import Settings, contract
@@ -150,26 +148,6 @@ async def test_who_comes_back_to_a_topic_after_an_outage_begins_anew(
     assert await back.before("last") == []
 
 
-@pytest.mark.clause("R4")
-@pytest.mark.timeout(240)
-async def test_nothing_is_missed_through_five_restarts(node: MakeNode, broker: Broker, topic: str) -> None:
-    if not broker.is_running:
-        pytest.skip("the broker is not ours to restart")
-    publisher, subscriber = await node(noisy=True, publish_timeout=120), await node(noisy=True)
-    mailbox, sent = Log(), 0
-    await subscriber.subscribe(topic, mailbox)
-    for _ in range(5):
-        restarting, waiting = asyncio.ensure_future(broker.restart()), []
-        while not (restarting.done() and publisher.is_ready and subscriber.is_ready):
-            waiting.append(asyncio.ensure_future(publisher.publish(topic, sent)))
-            sent += 1
-            await asyncio.sleep(0.005)
-        await restarting
-        await asyncio.gather(*waiting)
-        assert await mailbox.count(sent) == list(range(sent))
-    assert subscriber.stats()["lost"] == 0
-
-
 @pytest.mark.clause("R5")
 async def test_ten_idle_heartbeats_are_no_error(node: MakeNode, wire: Wire, topic: str) -> None:
     idle: Node = await node(heartbeat=0.5)
@@ -199,24 +177,11 @@ class Tansu(Server):
         return f"kafka://127.0.0.1:{self.port}"
 
 
-@pytest.fixture
-def tansu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tansu]:
-    """A running Tansu."""
-    tansu = Tansu(tmp_path_factory.mktemp("tansu"))
-    try:
-        tansu.start()
-    except Missing as missing:
-        if os.environ.get("REQUIRE_BROKERS") == "1":
-            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
-        pytest.skip(str(missing))
-    yield tansu
-    tansu.stop()
-
-
 @pytest.mark.clause("M1")
-async def test_tansu_will_do_for_a_quick_start(node: MakeNode, tansu: Tansu) -> None:
+async def test_tansu_will_do_for_a_quick_start(node: MakeNode, serve: Serve, topic: str) -> None:
+    tansu = serve(Tansu)
     nodes: list[Node] = [await node(url=tansu.url, noisy=True) for _ in range(3)]
-    mailboxes, topic = [Log() for _ in nodes], f"topic/{uuid4().hex}"
+    mailboxes = [Log() for _ in nodes]
     for each, mailbox in zip(nodes, mailboxes, strict=True):
         await each.subscribe(topic, mailbox)
     async with asyncio.timeout(PATIENCE):

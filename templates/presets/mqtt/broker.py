@@ -1,19 +1,21 @@
 """The server for the tests: Mosquitto, from the machine."""
 
 import getpass
+from collections.abc import Sequence
 
 from .contract.server import Server, find_program
 
 
 class Broker(Server):
-    """A Mosquitto server that keeps nothing on disk; `configuration` is what its file says besides."""
+    """A Mosquitto server that keeps nothing on disk; `configuration` has the other lines of its file."""
 
-    configuration = "allow_anonymous true"
+    configuration: Sequence[str] = ("allow_anonymous true",)
 
     def command(self) -> list[str]:
         program = find_program("mosquitto", "apt-get install mosquitto, or brew install mosquitto", "/usr/sbin")
         file = self.folder / "mosquitto.conf"
-        file.write_text(f"user {getpass.getuser()}\nlistener {self.port} 127.0.0.1\n{self.configuration}\n")
+        lines = [f"user {getpass.getuser()}", f"listener {self.port} 127.0.0.1", *self.configuration]
+        file.write_text("".join(f"{line}\n" for line in lines))
         return [program, "-c", str(file)]
 
     @property

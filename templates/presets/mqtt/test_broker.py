@@ -4,46 +4,17 @@ import asyncio
 import hashlib
 import json
 import os
-import sys
 from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
-from .broker import Broker
 from .contract.nodes import PATIENCE, Log, Node, Wire
-from .contract.plugin import MakeNode
+from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
-from .contract.server import Missing
 from .contract.test_recovery import mailbox_and_errors
-from .subject import Connector, contract
-
-Serve = Callable[..., Broker]
-
-
-@pytest.fixture
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts another server, with a configuration of its own."""
-    servers: list[Broker] = []
-
-    def serve(*configuration: str) -> Broker:
-        server = Broker(tmp_path_factory.mktemp("mosquitto"))
-        server.configuration = "\n".join(configuration)
-        try:
-            server.start()
-        except Missing as missing:
-            if os.environ.get("REQUIRE_BROKERS") == "1":
-                raise
-            pytest.skip(str(missing))
-        servers.append(server)
-        return server
-
-    yield serve
-    for server in servers:
-        server.stop()
+from .subject import contract
 
 
 @pytest.fixture
@@ -70,27 +41,9 @@ def rights(tmp_path: Path) -> list[str]:
     return ["allow_anonymous false", f"plugin {plugins[0]}", f"plugin_opt_config_file {file}"]
 
 
-async def balance(publisher: Node, subscriber: Node, topic: str, trouble: Coroutine[Any, Any, None]) -> None:
-    """Publish while there is trouble; all that was sent must have arrived, in order, or be reported as lost."""
-    mailbox, sent = Log(), 1
-    await subscriber.subscribe(topic, mailbox)
-    await publisher.publish(topic, 0)
-    await mailbox.count(1)
-    waiting = []
-    troubling = asyncio.ensure_future(trouble)
-    while not troubling.done() or not (publisher.is_ready and subscriber.is_ready):
-        waiting.append(asyncio.ensure_future(publisher.publish(topic, sent)))
-        sent += 1
-        await asyncio.sleep(0.005)
-    await troubling
-    await asyncio.gather(*waiting)
-    await mailbox_and_errors(subscriber, mailbox, sent)
-    assert mailbox.items == sorted(set(mailbox.items))
-
-
 @pytest.mark.clause("E3", "R5")
 async def test_a_user_with_rights_to_one_topic_needs_no_others(serve: Serve, rights: list[str], node: MakeNode) -> None:
-    url = serve(*rights).url
+    url = serve(configuration=rights).url
     one: Node = await node(url=url, username="limited", password="s3cr3t", heartbeat=0.4, publish_timeout=60)
     other: Node = await node(url=url.replace("://", "://other:s3cr3t@"))
     mailbox, second, answers = Log(), Log(), Log()
@@ -113,7 +66,9 @@ async def test_a_user_with_rights_to_one_topic_needs_no_others(serve: Serve, rig
 
 @pytest.mark.clause("L3", "L9")
 async def test_a_wrong_password_is_told_without_showing_it(serve: Serve, rights: list[str], node: MakeNode) -> None:
-    connector: Node = await node(connect=False, url=serve(*rights).url, username="limited", password="wr0ng-s3cr3t")
+    connector: Node = await node(
+        connect=False, url=serve(configuration=rights).url, username="limited", password="wr0ng-s3cr3t"
+    )
     with pytest.raises(contract.ConnectError, match="Not authorized|Bad user name") as raised:
         await connector.connect()
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
@@ -126,7 +81,7 @@ async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode,
     for name in ("server", "client"):
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(files[name])
     tls = f"cafile {files['ca']}", f"certfile {files['server']}", f"keyfile {files['server']}"
-    url = serve("allow_anonymous true", *tls, "require_certificate true").url.replace("mqtt:", "mqtts:")
+    url = serve(configuration=["allow_anonymous true", *tls, "require_certificate true"]).url.replace("mqtt:", "mqtts:")
     settings = {"url": url, "tls_ca_file": files["ca"]}
     one, other = [await node(**settings, tls_cert_file=files["client"]) for _ in range(2)]
     mailbox = Log()
@@ -154,7 +109,7 @@ async def test_the_broker_sends_nobody_his_own_messages(node: MakeNode, topic: s
 
 @pytest.mark.clause("S5")
 async def test_more_than_the_broker_takes_is_too_large(serve: Serve, node: MakeNode, topic: str) -> None:
-    url = serve("allow_anonymous true", "max_packet_size 4000").url
+    url = serve(configuration=["allow_anonymous true", "max_packet_size 4000"]).url
     publisher, subscriber = await node(url=url), await node(url=url)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
@@ -169,7 +124,7 @@ async def test_more_than_the_broker_takes_is_too_large(serve: Serve, node: MakeN
 
 @pytest.mark.clause("L9")
 async def test_a_client_identifier_is_used_and_kept(serve: Serve, node: MakeNode, topic: str) -> None:
-    server = serve("allow_anonymous true", "clientid_prefixes node-")
+    server = serve(configuration=["allow_anonymous true", "clientid_prefixes node-"])
     connector: Node = await node(url=server.url, client_id="node-1", noisy=True)
     refused: Node = await node(url=server.url, connect=False)
     with pytest.raises(contract.ConnectError):
@@ -183,9 +138,8 @@ async def test_a_client_identifier_is_used_and_kept(serve: Serve, node: MakeNode
 async def test_what_the_broker_drops_for_a_slow_subscriber_is_reported(
     serve: Serve, node: MakeNode, topic: str
 ) -> None:
-    server = serve(
-        "allow_anonymous true", "max_queued_bytes 1000", "max_inflight_bytes 100000", "max_queued_messages 5"
-    )
+    limits = ["max_queued_bytes 1000", "max_inflight_bytes 100000", "max_queued_messages 5"]
+    server = serve(configuration=["allow_anonymous true", *limits])
     proxy = Proxy(("127.0.0.1", server.port))
     await proxy.start()
     publisher: Node = await node(url=server.url, publish_timeout=60)
@@ -204,48 +158,18 @@ async def test_what_the_broker_drops_for_a_slow_subscriber_is_reported(
     await proxy.close()
 
 
-@pytest.mark.clause("R4")
-async def test_five_restarts_under_load(serve: Serve, node: MakeNode, topic: str) -> None:
-    server = serve("allow_anonymous true")
-    publisher, subscriber = [await node(url=server.url, noisy=True, publish_timeout=60) for _ in range(2)]
-
-    async def restart() -> None:
-        for turn in range(5):
-            await server.restart()
-            await publisher.until_ready(turn + 2)
-            await subscriber.until_ready(turn + 2)
-
-    await balance(publisher, subscriber, topic, restart())
-
-
 @pytest.mark.clause("L4")
-async def test_a_killed_node_leaves_nothing_behind(wire: Wire, topic: str) -> None:
-    url = wire.transport.settings.url.get_secret_value()
-    script = f"""
-import asyncio, {Connector.__module__} as package
-async def main():
-    connector = package.Connector(package.Settings(url={url!r}))
-    await connector.connect()
-    await connector.subscribe({topic!r}, print)
-    print("subscribed", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
+async def test_a_killed_node_leaves_nothing_behind(wire: Wire, host: MakeHost, topic: str) -> None:
     async def has_subscriber() -> bool:
         assert wire.transport._client
         info = wire.transport._client.publish(topic, b"", qos=1)
         reason = await wire.transport._answer(info.rc, info.mid)
         return str(reason) != "No matching subscribers"
 
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout
-        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"subscribed\n"
-        assert await has_subscriber()
-    finally:
-        process.kill()
-        await process.wait()
+    killed = await host()
+    await killed.tell("subscribe", topic)
+    assert await has_subscriber()
+    await killed.kill()
     async with asyncio.timeout(PATIENCE):
         while await has_subscriber():
             await asyncio.sleep(0.01)

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,12 @@ import pytest
 import trustme
 from nats.errors import NoRespondersError
 
-from .broker import Broker
 from .contract.nodes import PATIENCE, Log, Node
-from .contract.plugin import MakeNode
+from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
-from .contract.server import Missing, free_port
+from .contract.server import free_port
 from .contract.test_recovery import mailbox_and_errors
-from .subject import Connector, Settings, contract
-
-Serve = Callable[..., Broker]
-
-
-@pytest.fixture
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """Starts another server, with a configuration of its own."""
-    servers: list[Broker] = []
-
-    def serve(**configuration: Any) -> Broker:
-        server = Broker(tmp_path_factory.mktemp("nats"))
-        server.configuration = configuration
-        try:
-            server.start()
-        except Missing as missing:
-            if os.environ.get("REQUIRE_BROKERS") == "1":
-                raise
-            pytest.skip(str(missing))
-        servers.append(server)
-        return server
-
-    yield serve
-    for server in servers:
-        server.stop()
+from .subject import Settings, contract
 
 
 async def balance(publisher: Node, subscriber: Node, topic: str, trouble: Coroutine[Any, Any, None]) -> None:
@@ -70,7 +44,7 @@ async def balance(publisher: Node, subscriber: Node, topic: str, trouble: Corout
 async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node: MakeNode) -> None:
     rights = {"publish": ["allowed"], "subscribe": ["allowed"]}
     users = [{"user": "limited", "password": "s3cr3t", "permissions": rights}, {"user": "other", "password": "s3cr3t"}]
-    url = serve(authorization={"users": users}).url
+    url = serve(configuration={"authorization": {"users": users}}).url
     one: Node = await node(url=url, username="limited", password="s3cr3t", heartbeat=0.4, publish_timeout=60)
     other: Node = await node(url=url.replace("://", "://other:s3cr3t@"))
     mailbox, answers = Log(), Log()
@@ -99,9 +73,9 @@ async def test_tokens_keys_and_passwords_let_in(serve: Serve, node: MakeNode, tm
     pair = nkeys.from_seed(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
     seed = tmp_path / "user.nk"
     seed.write_bytes(bytes(pair.seed))
-    keyed = serve(authorization={"users": [{"nkey": pair.public_key.decode()}]})
+    keyed = serve(configuration={"authorization": {"users": [{"nkey": pair.public_key.decode()}]}})
     await node(url=keyed.url, nkey_seed_file=seed)
-    tokened = serve(authorization={"token": "t0ken/x"})
+    tokened = serve(configuration={"authorization": {"token": "t0ken/x"}})
     await node(url=tokened.url, token="t0ken/x")
     await node(url=tokened.url.replace("://", "://t0ken%2Fx@"))
     for wrong in ({"token": "wr0ng"}, {"username": "somebody", "password": "wr0ng"}, {}):
@@ -119,7 +93,7 @@ async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode,
         authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(files[name])
     tls = {"cert_file": files["server"], "key_file": files["server"], "ca_file": files["ca"], "verify": True}
     for first in (False, True):
-        url = serve(tls={**tls, "handshake_first": first}).url.replace("nats:", "tls:")
+        url = serve(configuration={"tls": {**tls, "handshake_first": first}}).url.replace("nats:", "tls:")
         settings = {"url": url, "tls_ca_file": files["ca"], "tls_handshake_first": first}
         one, other = [await node(**settings, tls_cert_file=files["client"]) for _ in range(2)]
         mailbox = Log()
@@ -149,7 +123,7 @@ async def test_the_server_sends_nobody_his_own_messages(node: MakeNode, topic: s
 
 @pytest.mark.clause("S5")
 async def test_more_than_the_server_takes_is_too_large(serve: Serve, node: MakeNode, topic: str) -> None:
-    url = serve(max_payload=2000).url
+    url = serve(configuration={"max_payload": 2000}).url
     publisher, subscriber = await node(url=url), await node(url=url)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
@@ -166,7 +140,7 @@ async def test_more_than_the_server_takes_is_too_large(serve: Serve, node: MakeN
 async def test_a_subscriber_that_the_server_cuts_off_is_told_what_it_missed(
     serve: Serve, node: MakeNode, topic: str
 ) -> None:
-    server = serve(max_pending=1_000_000, max_payload=500_000)
+    server = serve(configuration={"max_pending": 1_000_000, "max_payload": 500_000})
     proxy = Proxy(("127.0.0.1", server.port))
     await proxy.start()
     publisher: Node = await node(url=server.url, publish_timeout=60)
@@ -193,7 +167,12 @@ async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, nod
     ports = [free_port() for _ in range(3)]
     routes = [f"nats://127.0.0.1:{port}" for port in ports]
     servers = [
-        serve(server_name=f"server-{port}", cluster={"name": "c", "listen": f"127.0.0.1:{port}", "routes": routes})
+        serve(
+            configuration={
+                "server_name": f"server-{port}",
+                "cluster": {"name": "c", "listen": f"127.0.0.1:{port}", "routes": routes},
+            }
+        )
         for port in ports
     ]
     url = "nats://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
@@ -211,51 +190,19 @@ async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, nod
     assert min(publisher.stats()["reconnects"], subscriber.stats()["reconnects"]) >= 1
 
 
-@pytest.mark.clause("R4")
-async def test_five_restarts_under_load(serve: Serve, node: MakeNode, topic: str) -> None:
-    server = serve()
-    publisher, subscriber = [await node(url=server.url, noisy=True, publish_timeout=60) for _ in range(2)]
-
-    async def restart() -> None:
-        for turn in range(5):
-            await server.restart()
-            await publisher.until_ready(turn + 2)
-            await subscriber.until_ready(turn + 2)
-
-    await balance(publisher, subscriber, topic, restart())
-
-
 @pytest.mark.clause("L4")
-async def test_a_killed_node_leaves_nothing_behind(change: Callable[..., Settings], topic: str) -> None:
-    url = change().url.get_secret_value()
-    script = f"""
-import asyncio, {Connector.__module__} as package
-async def main():
-    connector = package.Connector(package.Settings(url={url!r}))
-    await connector.connect()
-    await connector.subscribe({topic!r}, print)
-    print("subscribed", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    client = await nats.connect(url)
-    try:
-        assert process.stdout
-        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"subscribed\n"
-        with pytest.raises(nats.errors.TimeoutError):
-            await client.request(topic, timeout=0.1)
-        process.kill()
-        await process.wait()
-        async with asyncio.timeout(PATIENCE):
-            with pytest.raises(NoRespondersError):
-                while True:
-                    try:
-                        await client.request(topic, timeout=0.1)
-                    except nats.errors.TimeoutError:
-                        continue
-    finally:
-        await client.close()
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+async def test_a_killed_node_leaves_nothing_behind(given: Settings, host: MakeHost, topic: str) -> None:
+    client = await nats.connect(given.url.get_secret_value())
+    killed = await host()
+    await killed.tell("subscribe", topic)
+    with pytest.raises(nats.errors.TimeoutError):
+        await client.request(topic, timeout=0.1)
+    await killed.kill()
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(NoRespondersError):
+            while True:
+                try:
+                    await client.request(topic, timeout=0.1)
+                except nats.errors.TimeoutError:
+                    continue
+    await client.close()

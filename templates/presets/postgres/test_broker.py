@@ -9,7 +9,6 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from .broker import Broker
 from .contract.nodes import PATIENCE, Log, Node, Wire
 from .contract.plugin import MakeNode
 from .subject import Settings, contract
@@ -163,38 +162,3 @@ async def test_what_others_notify_is_no_frame(node: MakeNode, admin: Any, topic:
     await publisher.publish(topic, "fine")
     assert await mailbox.count(1) == ["fine"]
     assert all(isinstance(error, contract.BadFrameError) for error in subscriber.errors.items)
-
-
-@pytest.mark.clause("R2", "R4")
-async def test_five_restarts_under_load_leave_an_exact_balance(node: MakeNode, broker: Broker, topic: str) -> None:
-    if not broker.is_running:
-        pytest.skip("the broker is not ours to restart")
-    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
-    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
-    for each, mailbox in zip(nodes, mailboxes, strict=True):
-        await each.subscribe(topic, mailbox)
-    is_over = asyncio.Event()
-
-    async def publish(index: int) -> None:
-        while not is_over.is_set():
-            sent[index] += 1
-            await nodes[index].publish(topic, [index, sent[index], LARGE if sent[index] % 10 == 5 else ""])
-
-    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
-    for mailbox in mailboxes:
-        await mailbox.until(lambda items: len({sender for sender, *_ in items}) == 2)
-    for turn in range(5):
-        await broker.restart()
-        for each in nodes:
-            await each.until_ready(turn + 2)
-    is_over.set()
-    await asyncio.gather(*publishing)
-    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
-        wanted = sum(sent) - sent[index]
-        async with asyncio.timeout(PATIENCE):
-            while len(mailbox.items) + each.stats()["lost"] < wanted:
-                await asyncio.sleep(0.01)
-        assert len(mailbox.items) + each.stats()["lost"] == wanted
-        for sender in {0, 1, 2} - {index}:
-            numbers = [number for other, number, _ in mailbox.items if other == sender]
-            assert numbers == sorted(set(numbers))

@@ -1,7 +1,13 @@
 """What the tests of the pack hold in their hands: nodes that are watched, mailboxes, events."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -128,6 +134,59 @@ class SpiedNode(Node):
     def called(self, method: str, topic: str | None = None) -> int:
         """Return how often a method was called, for a topic if one is given."""
         return sum(1 for each in self.calls if each[0] == method and topic in (None, each[1]))
+
+
+class Host:
+    """The program `host.py` in a process of its own; `events` has what it tells."""
+
+    async def start(self, settings: Settings) -> None:
+        """Start it, with the url of these settings; return when its connector is ready."""
+        (name,) = {point.name for point in entry_points(group="deepstream.msg") if point.load() is Connector}
+        environment = {f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value()}
+        self.events = Log()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, Path(__file__).with_name("host.py"), name),
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self._listening = asyncio.ensure_future(self._listen())
+        ((_, self.node_name),) = await self.events.count(1)
+
+    async def tell(self, *command: Any) -> None:
+        """Give a command, and return when it has been carried out."""
+        done = self.events.items.count(["done", command[0]])
+        await self._say(*command)
+        await self.events.until(lambda events: events.count(["done", command[0]]) > done)
+
+    async def close(self) -> tuple[int | None, str]:
+        """Have it close its connector; return how the process ended, and what it wrote to its standard error."""
+        await self._say("close")
+        return await self._end()
+
+    async def kill(self) -> None:
+        """Kill it, if it has not ended, without a chance to say good-bye."""
+        if self._process.returncode is None:
+            self._process.kill()
+            await self._end()
+
+    async def _say(self, *command: Any) -> None:
+        assert self._process.stdin
+        self._process.stdin.write(f"{json.dumps(command)}\n".encode())
+        await self._process.stdin.drain()
+
+    async def _listen(self) -> None:
+        assert self._process.stdout
+        while line := await self._process.stdout.readline():
+            self.events(json.loads(line))
+
+    async def _end(self) -> tuple[int | None, str]:
+        assert self._process.stderr
+        async with asyncio.timeout(PATIENCE):
+            complaints = await self._process.stderr.read()
+            await self._listening
+            return await self._process.wait(), complaints.decode()
 
 
 class Wire:

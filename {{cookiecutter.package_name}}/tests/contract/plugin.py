@@ -14,7 +14,7 @@ from ..broker import Broker
 from ..subject import Settings
 from . import blanks
 from .blanks import TEST_URL
-from .nodes import PATIENCE, Node, Wire
+from .nodes import PATIENCE, Host, Node, Wire
 from .proxy import Proxy
 from .server import Missing, Server
 
@@ -22,6 +22,10 @@ FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.
 """Settings under which recovery takes no longer than a busy machine needs to be told from a dead one."""
 
 MakeNode = Callable[..., Awaitable[Any]]
+
+Serve = Callable[..., Any]
+
+MakeHost = Callable[[], Awaitable[Host]]
 
 
 class Elsewhere(Broker):
@@ -39,18 +43,41 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         return
     broker = Broker(tmp_path_factory.mktemp("broker"))
     try:
-        broker.start()
+        start(broker)
         Server.used = f"on {broker.version()}"
     except NotImplementedError:
         pass
-    except Missing as missing:
-        if os.environ.get("REQUIRE_BROKERS") == "1":
-            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
-        pytest.skip(f"{missing}; or set {TEST_URL}")
     try:
         yield broker
     finally:
         broker.stop()
+
+
+def start(server: Server) -> None:
+    """Start a server; where it is missing, skip the test, or fail it if REQUIRE_BROKERS=1 asks for it."""
+    try:
+        server.start()
+    except Missing as missing:
+        if os.environ.get("REQUIRE_BROKERS") == "1":
+            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
+        pytest.skip(f"{missing}; or set {TEST_URL}")
+
+
+@pytest.fixture
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """Starts a server besides the one of all tests, of another kind or with attributes of its own."""
+    servers: list[Server] = []
+
+    def serve(kind: type[Server] = Broker, **attributes: Any) -> Server:
+        server = kind(tmp_path_factory.mktemp("server"))
+        vars(server).update(attributes)
+        servers.append(server)
+        start(server)
+        return server
+
+    yield serve
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +125,21 @@ async def node(change: Callable[..., Settings], proxy: Proxy) -> AsyncIterator[M
         await asyncio.gather(*(made.close() for made, _ in nodes))
     for made, noisy in nodes:
         assert noisy or not made.errors.items, f"unexpected error events: {made.errors.items}"
+
+
+@pytest.fixture
+async def host(given: Settings) -> AsyncIterator[MakeHost]:
+    """Starts hosts, each a process of its own, which have ended or are killed when the test is over."""
+    hosts: list[Host] = []
+
+    async def make() -> Host:
+        hosts.append(host := Host())
+        await host.start(given)
+        return host
+
+    yield make
+    for host in hosts:
+        await host.kill()
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 import asyncio
 import gc
 import logging
-import os
-import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +15,7 @@ from pydantic import SecretStr, ValidationError
 
 from ..subject import Connector, Settings, Topic, contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode
-from .plugin import MakeNode
+from .plugin import MakeHost, MakeNode
 from .proxy import Proxy
 from .server import free_port
 
@@ -263,27 +260,23 @@ async def test_close_releases_tasks_threads_and_sockets(node: MakeNode, proxy: P
     assert not kept
 
 
-@pytest.mark.clause("L4")
-async def test_the_process_can_exit(change: Callable[..., Settings], topic: str) -> None:
-    package = Connector.__module__
-    script = f"""
-import asyncio, {package} as package
-async def main():
-    connector = package.Connector(package.Settings())
-    await connector.connect()
-    await connector.subscribe({topic!r}, print)
-    await connector.publish({topic!r}, 1)
-    await connector.close()
-asyncio.run(main())
-"""
-    prefix = Settings.model_config.get("env_prefix", "")
-    url = change().url.get_secret_value()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", script, env={**os.environ, f"{prefix}URL": url}, stderr=subprocess.PIPE
-    )
-    async with asyncio.timeout(PATIENCE):
-        _, errors = await process.communicate()
-    assert (process.returncode, errors.decode()) == (0, "")
+@pytest.mark.clause("L4", "M1", "M2", "M8")
+async def test_any_host_takes_it_and_its_process_can_exit(host: MakeHost, topic: str) -> None:
+    hosts = await asyncio.gather(*(host() for _ in range(3)))
+    for each in hosts:
+        for name in (topic, private_topic(each.node_name)):
+            await each.tell("subscribe", name)
+    for number, each in enumerate(hosts):
+        await each.tell("publish", topic, {"from": number})
+    await hosts[0].tell("publish", private_topic(hosts[1].node_name), "for one alone")
+    for number, each in enumerate(hosts):
+        wanted = [["message", topic, {"from": other}] for other in range(3) if other != number]
+        if number == 1:
+            wanted.append(["message", private_topic(each.node_name), "for one alone"])
+        await each.events.until(lambda events, wanted=wanted: all(event in events for event in wanted))  # type: ignore[misc]
+        assert await each.close() == (0, "")
+        told = [event for event in each.events.items if event[0] not in ("ready", "done")]
+        assert sorted(told, key=wanted.index) == wanted
 
 
 @pytest.mark.clause("L4")
@@ -567,9 +560,3 @@ async def test_what_a_client_library_tells_of_a_secret_is_not_passed_on(
         await connector.connect()
     shown = "".join(traceback.format_exception(raised.value)) + caplog.text
     assert "s3cr3t" not in shown
-
-
-def test_the_package_is_found_by_its_entry_point() -> None:
-    from importlib.metadata import entry_points
-
-    assert Connector in [point.load() for point in entry_points(group="deepstream.msg") if Path(point.name)]

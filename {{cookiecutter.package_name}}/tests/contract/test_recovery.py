@@ -94,7 +94,7 @@ async def test_it_tries_until_the_broker_is_back(node: MakeNode, proxy: Proxy, t
 
 @pytest.mark.clause("R2")
 async def test_attempts_come_more_and_more_slowly_and_not_in_step(node: MakeNode, proxy: Proxy, through: str) -> None:
-    delays = {"reconnect_delay_min": 0.05, "reconnect_delay_max": 0.4}
+    delays = {"reconnect_delay_min": 0.03, "reconnect_delay_max": 0.24}
     connectors: list[SpiedNode] = [await node(SpiedNode, noisy=True, url=through, **delays) for _ in range(2)]
     logs = [Log() for _ in connectors]
 
@@ -112,8 +112,8 @@ async def test_attempts_come_more_and_more_slowly_and_not_in_step(node: MakeNode
     for log in logs:
         times = await log.count(7)
         gaps.append([later - earlier for earlier, later in zip(times, times[1:], strict=False)])
-        assert min(gaps[-1][3:]) >= 0.4 / 2
-        assert min(gaps[-1]) >= 0.1 / 2
+        assert min(gaps[-1][3:]) >= 0.24 / 2
+        assert min(gaps[-1]) >= 0.06 / 2
     assert [round(gap, 3) for gap in gaps[0]] != [round(gap, 3) for gap in gaps[1]]
     for connector in connectors:
         connector.trouble.clear()
@@ -431,7 +431,7 @@ async def test_a_silent_node_tells_its_number_and_stays_ready(node: MakeNode, wi
     publisher: Node = await node(heartbeat=0.4)
     await wire.transport.subscribe(topic)
     await publisher.publish(topic, "once")
-    payloads = await wire.payloads.count(8)
+    payloads = await wire.payloads.count(5)
     assert len({payload for _, payload in payloads[1:]}) == 1
     assert len(payloads[1][1]) < len(payloads[0][1])
     assert publisher.is_ready
@@ -604,7 +604,7 @@ async def test_the_balance_holds_through_a_storm(
 
 def heard_all_but(own: int) -> Callable[[list[Any]], bool]:
     """A condition: messages came from each of the three nodes but one."""
-    return lambda items: {sender for sender, _ in items} == {0, 1, 2} - {own}
+    return lambda items: {sender for sender, *_ in items} == {0, 1, 2} - {own}
 
 
 def lost_again(node: Node) -> Callable[[list[Any]], bool]:
@@ -621,31 +621,37 @@ async def mailbox_and_errors(node: Node, mailbox: Log, wanted: int) -> None:
     assert have == wanted
 
 
-@pytest.mark.clause("R4", "R2")
-async def test_a_restarted_broker_is_survived(
-    node: MakeNode, broker: Broker, topic: str, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.timeout(240)
+@pytest.mark.clause("R2", "R4")
+async def test_five_restarts_under_load_leave_an_exact_balance(node: MakeNode, broker: Broker, topic: str) -> None:
     if not broker.is_running:
         pytest.skip("the broker is not ours to restart")
-    publisher, subscriber = await node(noisy=True, publish_timeout=60), await node(noisy=True)
-    mailbox = Log()
-    await subscriber.subscribe(topic, mailbox)
-    await publisher.publish(topic, "before")
-    await mailbox.count(1)
-    sent = 1
-    for turn in range(2):
-        restarting = asyncio.ensure_future(broker.restart())
-        waiting = []
-        while not restarting.done() or not (publisher.is_ready and subscriber.is_ready):
-            waiting.append(asyncio.ensure_future(publisher.publish(topic, sent)))
-            sent += 1
-            await asyncio.sleep(0.01)
-        await restarting
-        await asyncio.gather(*waiting)
-        await publisher.publish(topic, f"after {turn}")
-        await mailbox.before(f"after {turn}")
-        sent += 1
-    await mailbox_and_errors(subscriber, mailbox, sent)
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=120) for _ in range(3)]
+    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    is_over = asyncio.Event()
+
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            await nodes[index].publish(topic, [index, sent[index], "x" * 10_000 if sent[index] % 10 == 0 else ""])
+
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
+    for index, mailbox in enumerate(mailboxes):
+        await mailbox.until(heard_all_but(index))
+    for turn in range(5):
+        await broker.restart()
+        for each in nodes:
+            await each.until_ready(turn + 2)
+    is_over.set()
+    await asyncio.gather(*publishing)
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        await mailbox_and_errors(each, mailbox, sum(sent) - sent[index])
+        for sender in {0, 1, 2} - {index}:
+            numbers = [number for other, number, _ in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))
+        assert reported(each) == 0 or not Broker.keeps_messages
 
 
 @pytest.mark.clause("R5")
