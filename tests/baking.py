@@ -65,10 +65,12 @@ def run(
     return subprocess.CompletedProcess(words, process.returncode, output, None)
 
 
-def tox(project: Path, workdir: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def tox(
+    project: Path, workdir: Path, *words: str, environment: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     """Run a project's own tox, with its environments in `workdir`."""
     command = ["-m", "tox", "run", "--workdir", str(workdir), "--colored", "no", *words]
-    return run(sys.executable, *command, cwd=project, timeout=1200)
+    return run(sys.executable, *command, cwd=project, environment=environment, timeout=1200)
 
 
 def provision(project: Path, workdir: Path, environment: str = "py") -> Path:

@@ -1,6 +1,7 @@
 """Every preset's project is green by its own tox, can be packaged and published, and the blank one leads to green."""
 
 import ast
+import contextlib
 import json
 import os
 import re
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from baking import FROM_SOURCE, ROOT, bake, provision, run, tox, verdicts
@@ -39,69 +39,6 @@ HOSTILE = [
     "long " * 100 + "name",
 ]
 LONG_NAME = "deepstream_msg_" + "x" * 45
-
-WORKFLOW = {
-    "type": "object",
-    "required": ["name", "on", "permissions", "jobs"],
-    "properties": {
-        "on": {"type": "object", "required": ["push", "pull_request"]},
-        "permissions": {"type": "object", "additionalProperties": {"enum": ["read", "none"]}},
-        "jobs": {
-            "type": "object",
-            "minProperties": 1,
-            "additionalProperties": {
-                "type": "object",
-                "required": ["runs-on", "timeout-minutes", "strategy", "steps"],
-                "properties": {
-                    "runs-on": {"type": "string", "minLength": 1},
-                    "timeout-minutes": {"pattern": "^[1-9][0-9]*$"},
-                    "strategy": {
-                        "required": ["matrix"],
-                        "properties": {
-                            "matrix": {
-                                "required": ["python"],
-                                "properties": {"python": {"type": "array", "items": {"pattern": r"^3\.\d\d$"}}},
-                            }
-                        },
-                    },
-                    "env": {"type": "object", "additionalProperties": {"type": "string", "minLength": 1}},
-                    "services": {
-                        "type": "object",
-                        "additionalProperties": {
-                            "type": "object",
-                            "required": ["image"],
-                            "properties": {
-                                "image": {"type": "string", "pattern": "^[^ ]+$"},
-                                "ports": {"type": "array", "items": {"pattern": r"^\d+:\d+$"}},
-                                "env": {"type": "object", "additionalProperties": {"type": "string"}},
-                                "options": {"type": "string"},
-                                "volumes": {"type": "array", "items": {"type": "string"}},
-                            },
-                            "additionalProperties": False,
-                        },
-                    },
-                    "steps": {
-                        "type": "array",
-                        "minItems": 3,
-                        "contains": {"properties": {"run": {"pattern": "^tox run"}}, "required": ["run"]},
-                        "items": {
-                            "type": "object",
-                            "oneOf": [{"required": ["uses"]}, {"required": ["run"]}],
-                            "properties": {
-                                "uses": {"pattern": r"^[\w-]+/[\w-]+@v?[\w.]+$"},
-                                "run": {"type": "string", "minLength": 1},
-                                "name": {"type": "string"},
-                                "with": {"type": "object"},
-                                "env": {"type": "object"},
-                            },
-                            "additionalProperties": False,
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
 
 
 @pytest.fixture
@@ -129,8 +66,10 @@ def tool(tools: Path, environment: str, program: str) -> Path:
 @pytest.mark.pack
 @pytest.mark.parametrize("preset", FILLED)
 def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callable[[str, object], None]) -> None:
-    started = time.monotonic()
-    ended = tox(bake(folder, preset=preset), folder / "tox", "-e", "py,lint,types")
+    started, temporary = time.monotonic(), folder / "temporary"
+    temporary.mkdir()
+    environment = {"TMPDIR": str(temporary)}
+    ended = tox(bake(folder, preset=preset), folder / "tox", "-e", "py,lint,types", environment=environment)
     output = ended.stdout
     result = verdicts(output)
     held = sum(verdict == "holds" for verdict in result.values())
@@ -146,6 +85,19 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
     assert ended.returncode == 0, output
     assert result and held + excused == len(result), output
     assert len(REMARK.findall(output)) == excused, output
+    assert processes_with(environment) == []
+    assert [path for path in temporary.rglob("*") if not path.name.startswith("pytest-of-")] == []
+
+
+def processes_with(environment: dict[str, str]) -> list[str]:
+    """The commands of the processes that were started with this environment, as far as the system shows them."""
+    wanted = {f"{name}={value}".encode() for name, value in environment.items()}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if wanted <= set((process / "environ").read_bytes().split(b"\0")):
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -224,14 +176,17 @@ def as_it_is(text: str) -> str:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_its_workflow_is_one(preset: str, tmp_path: Path) -> None:
     project = bake(tmp_path, preset=preset)
-    workflows = list((project / ".github" / "workflows").iterdir())
-    assert workflows
-    for file in workflows:
-        workflow = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)  # keeps `on` and 3.10 as text
-        jsonschema.validate(workflow, WORKFLOW)
-        for job in workflow["jobs"].values():
-            for name in job.get("env", {}):
-                assert name == f"{project.name.upper()}_TEST_URL"
+    files = [*(project / ".github" / "workflows").iterdir()]
+    ended = run(
+        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=project
+    )
+    assert ended.returncode == 0, ended.stdout
+    (file,) = files
+    (job,) = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
+    assert {"run": "tox run"} in job["steps"]
+    assert set(job.get("env", {})) == ({f"{project.name.upper()}_TEST_URL"} if "services" in job else set())
+    for service in job.get("services", {}).values():
+        assert re.fullmatch(r"[a-z][a-z0-9./-]*:\d[\w.-]*", service["image"])  # by name and version
 
 
 def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path: Path) -> None:

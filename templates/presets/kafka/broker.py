@@ -94,8 +94,8 @@ class Broker(Server):
         java = find_program("java", INSTALL)
         fetch()
         quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
-        log = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return [java, *quick, *log, "-cp", f"{JARS}/*", main, *arguments]
+        quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-XX:-UsePerfData"]
+        return [java, *quick, *quiet, "-cp", f"{JARS}/*", main, *arguments]
 
     def command(self) -> list[str]:
         properties = self.folder / "server.properties"
