@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
@@ -49,7 +50,9 @@ class BrokerTransport(Transport[Settings]):
         client.on_publish = lambda client, data, number, reason, _: self._on_answers(client, data, number, [reason])
         client.on_subscribe = client.on_unsubscribe = self._on_answers
         # paho blocks while it connects: that is for a thread, and all that follows for the event loop.
-        self._opening = self._loop.run_in_executor(None, self._open, client)
+        thread = ThreadPoolExecutor(1)
+        self._opening = self._loop.run_in_executor(thread, self._open, client)
+        thread.shutdown(wait=False)
         sock = await asyncio.shield(self._opening)
         client.on_socket_register_write = lambda *_: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(sock)  # type: ignore[assignment]
