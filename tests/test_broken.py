@@ -24,17 +24,8 @@ NAMED = {defect.name: defect for defect in DEFECTS}
 AT_A_TIME = 4
 """How many packs run at a time; each waits more than it works."""
 
-HASTE = (
-    ("tests/contract/nodes.py", "PATIENCE = 20.0", "PATIENCE = 6.0"),
-    (
-        "tests/conftest.py",
-        "pytest_plugins = (",
-        "from hypothesis import Phase, settings\n\n"
-        'settings.register_profile("hasty", phases=[Phase.explicit, Phase.generate])\n'
-        'settings.load_profile("hasty")\npytest_plugins = (',
-    ),
-)
-"""What comes at all comes soon, and a failure need not be made smaller."""
+HASTE = ("tests/contract/nodes.py", "PATIENCE = 20.0", "PATIENCE = 6.0")
+"""What comes at all comes soon."""
 
 
 class Ended(NamedTuple):
@@ -56,7 +47,7 @@ class Project(NamedTuple):
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as home:
             copy = shutil.copytree(self.folder, Path(home) / self.folder.name)
-            for module, old, new in (*edits, *HASTE):
+            for module, old, new in (*edits, HASTE):
                 file = copy / module
                 text = file.read_text(encoding="utf-8")
                 assert text.count(old) == 1, f"{module} holds {text.count(old)} times: {old}"

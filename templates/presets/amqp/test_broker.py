@@ -10,7 +10,7 @@ import aiormq
 import pytest
 
 from .broker import LARGEST, Broker
-from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .contract.nodes import Log, Node, SpiedNode, Wire, patience
 from .contract.plugin import MakeNode
 from .contract.proxy import Proxy
 from .subject import Settings, contract
@@ -95,7 +95,7 @@ async def test_a_node_that_leaves_leaves_no_queue(
         proxy.mute()
     else:
         await wire.transport.close()
-    async with aiormq.connect(given.url.get_secret_value()) as admin, asyncio.timeout(PATIENCE):
+    async with aiormq.connect(given.url.get_secret_value()) as admin, patience():
         while True:
             channel = await admin.channel()
             try:
@@ -119,7 +119,7 @@ async def test_what_the_queue_does_not_hold_is_reported(node: MakeNode, proxy: P
     for number in range(2000):
         await publisher.publish(topic, f"{number:020000}")
     await proxy.heal()
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while len(mailbox.items) + subscriber.stats()["lost"] < 2001:
             await asyncio.sleep(0.01)
     assert len(mailbox.items) + subscriber.stats()["lost"] == 2001

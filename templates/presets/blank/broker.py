@@ -1,4 +1,7 @@
-"""How a broker is started for the tests. Optional: without it, the tests need one that is running already."""
+"""How a broker is started for the tests. Optional: without it, the tests need one that is running already.
+
+`Server` says what else can be told of one: `is_ready`, `version`, `environment`; `find_program` finds it on PATH.
+"""
 
 from .contract.server import Server
 

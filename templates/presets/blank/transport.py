@@ -13,10 +13,15 @@ class BrokerTransport(Transport[Settings]):
 
     `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url.
     `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
+
+    If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth method,
+    `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message.
     """
 
     async def connect(self) -> None:
         """Blank 1. Open the connection; return when the broker has let us in; raise what the client raises.
+
+        A broker that lets us not in (a wrong password) must end in an error here.
 
         From here on see to it that `self.inbox.lost(error)` is called when the connection breaks, and that what
         arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`.

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 
 from .broker import Broker
-from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.nodes import Log, Node, Wire, patience
 from .contract.plugin import MakeNode, Serve
 from .contract.proxy import Proxy
 from .contract.server import Missing, Server
@@ -184,7 +184,7 @@ async def test_tansu_will_do_for_a_quick_start(node: MakeNode, serve: Serve, top
     mailboxes = [Log() for _ in nodes]
     for each, mailbox in zip(nodes, mailboxes, strict=True):
         await each.subscribe(topic, mailbox)
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         for number, each in enumerate(nodes):
             await each.publish(topic, number)
     for number, mailbox in enumerate(mailboxes):

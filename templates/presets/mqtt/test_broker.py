@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.nodes import PATIENCE, Log, Node, Wire, patience
 from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
 from .contract.test_recovery import mailbox_and_errors
@@ -170,6 +170,6 @@ async def test_a_killed_node_leaves_nothing_behind(wire: Wire, host: MakeHost, t
     await killed.tell("subscribe", topic)
     assert await has_subscriber()
     await killed.kill()
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while await has_subscriber():
             await asyncio.sleep(0.01)

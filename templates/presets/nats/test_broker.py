@@ -12,7 +12,7 @@ import pytest
 import trustme
 from nats.errors import NoRespondersError
 
-from .contract.nodes import PATIENCE, Log, Node
+from .contract.nodes import PATIENCE, Log, Node, patience
 from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
 from .contract.server import free_port
@@ -181,7 +181,7 @@ async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, nod
     async def kill_one_after_the_other() -> None:
         for server in servers:
             await asyncio.to_thread(server.stop)
-            async with asyncio.timeout(PATIENCE):
+            async with patience():
                 while not (publisher.is_ready and subscriber.is_ready):
                     await asyncio.sleep(0.01)
             await server.restart()
@@ -198,7 +198,7 @@ async def test_a_killed_node_leaves_nothing_behind(given: Settings, host: MakeHo
     with pytest.raises(nats.errors.TimeoutError):
         await client.request(topic, timeout=0.1)
     await killed.kill()
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(NoRespondersError):
             while True:
                 try:

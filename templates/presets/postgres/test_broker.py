@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.nodes import Log, Node, Wire, patience
 from .contract.plugin import MakeNode
 from .subject import Settings, contract
 
@@ -83,7 +83,7 @@ async def test_the_table_does_not_grow(node: MakeNode, admin: Any, topic: str) -
         await admin.execute(f"update {TABLE} set stored = stored - interval '1 hour'")
         if left:
             await publisher.publish(topic, LARGE)
-        async with asyncio.timeout(PATIENCE):
+        async with patience():
             while await admin.fetchval(f"select count(*) from {TABLE}") != left:
                 await asyncio.sleep(0.01)
 

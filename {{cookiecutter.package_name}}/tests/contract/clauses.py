@@ -12,7 +12,7 @@ CHAPTERS = {
 }
 
 NOTHING = ()
-CONNECT = ("settings", "connect")
+CONNECT = ("settings", "command", "url", "connect")
 TALK = (*CONNECT, "publish", "subscribe")
 LEAVE = (*TALK, "unsubscribe")
 ALL = (*LEAVE, "close")

@@ -5,17 +5,42 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import Phase
 
 from ..subject import BrokerTransport, Connector, Settings, contract
 
 PATIENCE = 20.0
 """Seconds after which an event that did not come is a failure; nothing waits that long when all is well."""
+HASTE = 3.0
+"""The same, once `ENOUGH` tests have waited in vain: then something is broken, and the rest is to be told soon."""
+ENOUGH = 3
+
+PHASES = (Phase.explicit, Phase.generate)
+"""What Hypothesis does with a broker: no search for a smaller example, in which each step may have to wait in vain."""
+
+_waits_in_vain: list[str] = []
+
+
+@asynccontextmanager
+async def patience(wanted: str = "the next step", came: Sequence[Any] = ()) -> AsyncIterator[None]:
+    """Fail what is within for waiting in vain when it takes too long, and say for what, and what came instead."""
+    seconds = PATIENCE if len(_waits_in_vain) < ENOUGH else HASTE
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        _waits_in_vain.append(wanted)
+    else:
+        return
+    shown = f"; {len(came)} came: {', '.join(map(repr, came))}" if came else ""
+    pytest.fail(f"waited {seconds:g} s in vain for {wanted}{shown[:1000]}")
 
 
 class Log:
@@ -32,26 +57,22 @@ class Log:
                 waiter.set_result(None)
         self._waiters.clear()
 
-    async def until(self, condition: Callable[[list[Any]], bool]) -> list[Any]:
-        """Return what came when `condition` of it holds."""
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while not condition(self.items):
-                    waiter = asyncio.get_running_loop().create_future()
-                    self._waiters.append(waiter)
-                    await waiter
-        except TimeoutError:
-            shown = repr(self.items)
-            pytest.fail(f"waited {PATIENCE:g} s in vain; what came: {len(self.items)}: {shown[:1000]}")
+    async def until(self, condition: Callable[[list[Any]], bool], wanted: str = "what was to come") -> list[Any]:
+        """Return what came when `condition` of it holds; if that is never so, fail, saying what was `wanted`."""
+        async with patience(wanted, self.items):
+            while not condition(self.items):
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.append(waiter)
+                await waiter
         return self.items
 
     async def count(self, count: int) -> list[Any]:
         """Return what came when there are `count` items."""
-        return await self.until(lambda items: len(items) >= count)
+        return await self.until(lambda items: len(items) >= count, f"the first {count}")
 
     async def before(self, marker: Any) -> list[Any]:
         """Return what came before `marker`, once that is there."""
-        items = await self.until(lambda items: marker in items)
+        items = await self.until(lambda items: marker in items, repr(marker))
         return items[: items.index(marker)]
 
 
@@ -67,12 +88,17 @@ class Node(Connector):
 
     async def error(self, kind: type[Exception]) -> Any:
         """Return the first `error` event of this kind, once there is one."""
-        errors = await self.errors.until(lambda errors: any(isinstance(error, kind) for error in errors))
+        wanted = f"an error event, {kind.__name__}"
+        if kind is contract.ConnectionLostError:
+            wanted += (
+                " (is `inbox.lost` called when the connection ends? is there a `ping`, or a keepalive, for silence?)"
+            )
+        errors = await self.errors.until(lambda errors: any(isinstance(error, kind) for error in errors), wanted)
         return next(error for error in errors if isinstance(error, kind))
 
     async def until_ready(self, times: int) -> None:
         """Return when `ready` has been emitted so often."""
-        await self.readies.count(times)
+        await self.readies.until(lambda readies: len(readies) >= times, f"ready event number {times}")
 
     async def until_down(self) -> None:
         """Return when the loss of the connection has been told."""
@@ -183,7 +209,7 @@ class Host:
 
     async def _end(self) -> tuple[int | None, str]:
         assert self._process.stderr
-        async with asyncio.timeout(PATIENCE):
+        async with patience():
             complaints = await self._process.stderr.read()
             await self._listening
             return await self._process.wait(), complaints.decode()

@@ -2,19 +2,21 @@
 
 import asyncio
 import os
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from uuid import uuid4
 
 import pytest
 from pydantic import SecretStr
 
 from ..broker import Broker
-from ..subject import Settings
+from ..subject import Connector, Settings
 from . import blanks
 from .blanks import TEST_URL
-from .nodes import PATIENCE, Host, Node, Wire
+from .nodes import Host, Node, Wire, patience
 from .proxy import Proxy
 from .server import Missing, Server
 
@@ -26,6 +28,21 @@ MakeNode = Callable[..., Awaitable[Any]]
 Serve = Callable[..., Any]
 
 MakeHost = Callable[[], Awaitable[Host]]
+
+
+_trouble: list[str] = []
+"""What keeps all tests from the broker, once it is known."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if _trouble and {"broker", "given"} & set(getattr(item, "fixturenames", ())):
+        pytest.skip("waits for the broker")
+
+
+def give_up(text: str) -> NoReturn:
+    """Fail a test for what is the trouble of all, and let the others wait."""
+    _trouble.append(text)
+    raise pytest.fail.Exception(text, pytrace=False) from None
 
 
 class Elsewhere(Broker):
@@ -43,11 +60,14 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         return
     broker = Broker(tmp_path_factory.mktemp("broker"))
     try:
-        start(broker)
-        Server.used = f"on {broker.version()}"
-    except NotImplementedError:
-        pass
-    try:
+        if not {"command", "url"} & {blank.name for blank in blanks.open_blanks()}:
+            try:
+                start(broker)
+                Server.used = f"on {broker.version()}"
+            except NotImplementedError:
+                pass
+            except Exception as error:
+                give_up(f"tests/broker.py did not start the broker: {type(error).__name__}: {error}")
         yield broker
     finally:
         broker.stop()
@@ -84,10 +104,31 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 def given(request: pytest.FixtureRequest) -> Settings:
     """The settings with which the tests connect: the `settings` fixture's, at the url that the environment names."""
     if not Elsewhere.url:
-        return cast(Settings, request.getfixturevalue("settings"))
-    if blanks.is_written("settings"):
-        return altered(request.getfixturevalue("settings"), url=Elsewhere.url)
-    return Settings(url=SecretStr(Elsewhere.url))
+        settings = cast(Settings, request.getfixturevalue("settings"))
+    elif blanks.is_written("settings"):
+        settings = altered(request.getfixturevalue("settings"), url=Elsewhere.url)
+    else:
+        settings = Settings(url=SecretStr(Elsewhere.url))
+    if blanks.is_written("connect"):
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, try_to_connect(altered(settings, **FAST))).result()
+    return settings
+
+
+async def try_to_connect(settings: Settings) -> None:
+    """Let all tests wait if there is no connecting to the broker."""
+    connector = Connector(settings)
+    try:
+        await connector.connect()
+    except Exception as error:
+        cause = error.__cause__
+        where = traceback.extract_tb(cause.__traceback__)[-1:] if cause else []
+        place = "".join(f" Raised at {os.path.relpath(frame.filename)}:{frame.lineno}." for frame in where)
+        give_up(
+            f"The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. {error}{place}"
+        )
+    finally:
+        await connector.close()
 
 
 def altered(settings: Settings, **changes: Any) -> Settings:
@@ -121,7 +162,7 @@ async def node(change: Callable[..., Settings], proxy: Proxy) -> AsyncIterator[M
         return made
 
     yield make
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         await asyncio.gather(*(made.close() for made, _ in nodes))
     for made, noisy in nodes:
         assert noisy or not made.errors.items, f"unexpected error events: {made.errors.items}"

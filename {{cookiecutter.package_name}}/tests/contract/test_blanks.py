@@ -1,10 +1,16 @@
-"""That nothing is left to fill in."""
+"""That nothing is left to fill in, and that there is a broker to test with."""
 
 import pytest
 
+from ..subject import Settings
 from .blanks import open_blanks
 
 
 def test_every_blank_is_filled_in() -> None:
     if unwritten := open_blanks():
         pytest.fail(f"{len(unwritten)} blanks are open, see below; next: {unwritten[0]}", pytrace=False)
+
+
+@pytest.mark.clause("L2")
+def test_the_broker_can_be_reached(given: Settings) -> None:
+    assert given

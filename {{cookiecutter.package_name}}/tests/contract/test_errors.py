@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ..subject import contract
-from .nodes import PATIENCE, Log, Node, SpiedNode
+from .nodes import PATIENCE, Log, Node, SpiedNode, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -29,7 +29,7 @@ async def test_a_refused_publish_is_its_callers_error_at_once(node: MakeNode, to
     mailbox, outcomes = Log(), Log()
     await subscriber.subscribe(topic, mailbox)
     connector.trouble["publish"] = refuse_publish
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(contract.PublishError, match="no rights here"):
             await connector.publish(topic, "refused")
         connector.publish_nowait(topic, "refused", outcomes)
@@ -49,7 +49,7 @@ async def test_a_refused_subscription_is_its_callers_error_at_once(node: MakeNod
     publisher: Node = await node()
     refused, mailbox = Log(), Log()
     connector.trouble["subscribe"] = refuse_subscribe
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(contract.SubscribeError, match="no rights here"):
             await connector.subscribe(topic, refused)
     assert connector.called("subscribe", topic) == 1
@@ -72,7 +72,7 @@ async def test_a_publish_can_be_awaited_in_every_way(node: MakeNode, topic: str)
         await gate.wait()
 
     async def publish(number: int) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with patience():
             await connector.publish(topic, number)
 
     connector.trouble["publish"] = hold

@@ -10,7 +10,7 @@ import pytest
 
 from ..broker import Broker
 from ..subject import BrokerTransport, contract
-from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -238,7 +238,7 @@ async def test_a_publish_that_waits_too_long_is_an_error(
     outcomes = Log()
     await proxy.refuse()
     await publisher.until_down()
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(contract.PublishError, match="publish_timeout"):
             await publisher.publish(topic, 1)
         publisher.publish_nowait(topic, 2, outcomes)
@@ -258,7 +258,7 @@ async def test_a_publish_that_is_never_confirmed_is_an_error_and_the_next_goes_o
         await asyncio.Event().wait()
 
     publisher.trouble["publish"] = hang
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(contract.PublishError, match="publish_timeout"):
             await publisher.publish(topic, "hangs")
     publisher.trouble.clear()
@@ -277,7 +277,7 @@ async def test_a_number_that_hangs_holds_up_no_message_for_good(node: MakeNode, 
     await publisher.publish(topic, "first")
     publisher.trouble["publish"] = hang
     await hanging.count(1)
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         with pytest.raises(contract.PublishError):
             await publisher.publish(topic, "stuck behind the number")
         publisher.trouble.clear()
@@ -376,7 +376,7 @@ async def test_what_was_on_its_way_is_sent_again_and_arrives_once(node: MakeNode
             await asyncio.Event().wait()
 
     publisher.trouble["publish"] = deliver_and_lose
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         for number in range(5):
             await publisher.publish(topic, number)
     assert await mailbox.count(5) == list(range(5))
@@ -402,7 +402,7 @@ async def test_what_waits_at_a_loss_is_sent_after_it(node: MakeNode, topic: str)
     await asyncio.sleep(0)
     publisher.trouble.clear()
     held.items[0].inbox.lost(ConnectionResetError("lost"))
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         await asyncio.gather(*waiting)
     assert await mailbox.count(6) == list(range(6))
 
@@ -529,7 +529,7 @@ async def test_who_returns_while_the_broker_is_still_told_of_its_leaving_is_told
     returning = asyncio.ensure_future(subscriber.subscribe(topic, back))
     await asyncio.sleep(0)
     await publisher.publish(topic, "seen on the way out")
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while not subscriber.stats()["delivered"]:
             await asyncio.sleep(0)
     gates["unsubscribe"].set()
@@ -586,7 +586,7 @@ async def test_the_balance_holds_through_a_storm(
         if fault == "mute" and chance.random() < 0.5:
             await nodes[1].errors.until(lost_again(nodes[1]))
         await proxy.heal()
-        async with asyncio.timeout(PATIENCE):
+        async with patience():
             while not (nodes[1].is_ready and nodes[2].is_ready):
                 await asyncio.sleep(0.001)
         assert connections <= (nodes[1].stats()["reconnects"], nodes[2].stats()["reconnects"])
@@ -615,7 +615,7 @@ def lost_again(node: Node) -> Callable[[list[Any]], bool]:
 
 async def mailbox_and_errors(node: Node, mailbox: Log, wanted: int) -> None:
     """Return when what a node got and what it was told to have missed make up what was sent to it."""
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while (have := len(mailbox.items) + reported(node)) < wanted:
             await asyncio.sleep(0.01)
     assert have == wanted
@@ -684,7 +684,7 @@ async def test_subscribing_and_unsubscribing_in_an_outage(
     await proxy.refuse()
     await subscriber.until_down()
     coming = asyncio.ensure_future(subscriber.subscribe(f"{topic}-new", comer))
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         await subscriber.unsubscribe(topic, leaver)
         await proxy.heal()
         await coming

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..subject import contract
-from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .nodes import PATIENCE, PHASES, Log, Node, SpiedNode, Wire
 from .plugin import MakeNode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -102,7 +102,7 @@ def pairs() -> dict[str, Any]:
 
 @pytest.mark.clause("S1")
 @pytest.mark.parametrize("serialization", ["json", "msgpack"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(message=JSON)
 async def test_any_json_value_arrives_as_it_was_sent(
     node: MakeNode, pairs: dict[str, Any], topic: str, serialization: str, message: Any

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from ..subject import contract
-from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -50,7 +50,7 @@ async def test_a_lone_message_leaves_at_once(node: MakeNode, topic: str) -> None
 
 async def settled(node: Node) -> None:
     """Return when nothing of a node waits to be sent."""
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while node.stats()["pending"]:
             await asyncio.sleep(0)
 
@@ -66,7 +66,7 @@ async def test_a_topic_that_is_held_up_holds_up_no_other(node: MakeNode, topic: 
 
     publisher.trouble["publish"] = hold
     waiting = asyncio.ensure_future(publisher.publish(topic, "held"))
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         await publisher.publish(f"{topic}-other", "free")
     assert not waiting.done()
     gate.set()
@@ -103,6 +103,26 @@ async def test_the_event_loop_is_never_blocked_for_long(node: MakeNode, topic: s
     await ticking
     gc.unfreeze()
     assert longest < 0.05
+
+
+@pytest.mark.clause("T2")
+@pytest.mark.parametrize("method", ["connect", "publish", "subscribe", "unsubscribe", "close"])
+async def test_no_call_keeps_the_event_loop_waiting(node: MakeNode, topic: str, method: str) -> None:
+    loop, gaps = asyncio.get_running_loop(), []
+    for _ in range(5):
+        connector: Node = await node(connect=method != "connect")
+        listener = Log()
+        if method == "unsubscribe":
+            await connector.subscribe(topic, listener)
+        arguments = {"publish": (topic, 1), "subscribe": (topic, listener), "unsubscribe": (topic, listener)}
+        calling = asyncio.ensure_future(getattr(connector, method)(*arguments.get(method, ())))
+        longest, last = 0.0, loop.time()
+        while not calling.done():
+            await asyncio.sleep(0)
+            longest, last = max(longest, loop.time() - last), loop.time()
+        await calling
+        gaps.append(longest)
+    assert min(gaps) < 0.05, f"`{method}` blocks: does it wait without `await`?"
 
 
 @pytest.mark.clause("T2")
