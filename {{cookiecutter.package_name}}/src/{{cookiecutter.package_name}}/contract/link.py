@@ -91,6 +91,15 @@ class Connection(Generic[S]):
         if not task.cancelled():
             task.exception()
 
+    async def leave(self, within: float) -> None:
+        """Have the transport undo what would outlive it at the broker, unless it is gone already."""
+        if self.gone.done():
+            return
+        try:
+            await self.call(self.transport.leave(), within)
+        except Exception as error:
+            logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
+
     async def close(self) -> None:
         """Close the transport, come what may, within about `CLOSING_TIME`; who is cancelled waits for it, too."""
         closing = self._loop.create_task(self._close())
@@ -188,7 +197,9 @@ class Link(Generic[S]):
         raise ClosedError(f"The connector to {self._settings.where} was closed meanwhile: make a new one.")
 
     async def close(self) -> None:
-        """End the connection, or the attempts at one."""
+        """End the connection for good, or the attempts at one."""
+        if self._connection is not None:
+            await self._connection.leave(self._settings.heartbeat)
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait((self._keeper,))

@@ -73,3 +73,11 @@ class Transport(ABC, Generic[S]):
         Without this method the client's own keepalive must notice silence within `heartbeat`.
         """
         return
+
+    async def leave(self) -> None:
+        """Undo what would outlive the connection at the broker: a subscription, a queue.
+
+        Called before `close()`, and only when the connector closes for good on a connection that is up; then
+        nothing more is to be delivered. After a loss it is not: the next transport goes on with what is there.
+        """
+        return
