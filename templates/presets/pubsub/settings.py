@@ -1,0 +1,69 @@
+"""The settings of the Google Cloud Pub/Sub connector."""
+
+import os
+from typing import Annotated, ClassVar
+from urllib.parse import unquote
+
+from pydantic import Field, FilePath, SecretStr
+
+from .contract import ConnectorSettings, escape
+
+LONGEST_NAME = 255
+EMULATOR_PORT = 8085
+
+
+class Settings(ConnectorSettings):
+    """Google Cloud Pub/Sub, or Google's emulator of it."""
+
+    schemes: ClassVar = ("pubsub",)
+
+    url: SecretStr = Field(
+        default=SecretStr(f"pubsub://127.0.0.1:{EMULATOR_PORT}/deepstream"),
+        description="pubsub://PROJECT for the service, or for an emulator if PUBSUB_EMULATOR_HOST says where one is; "
+        "pubsub://host:port/PROJECT for an emulator there.",
+    )
+    credentials_file: FilePath | None = Field(
+        default=None, description="The key of a service account (JSON), instead of Google's default credentials."
+    )
+    endpoint: str = Field(
+        default="pubsub.googleapis.com",
+        min_length=1,
+        description="Where the service is: a region's own, as in us-east1-pubsub.googleapis.com, keeps the order of "
+        "messages of nodes that run elsewhere.",
+    )
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._~+-]{2,99}$")] = Field(
+        default="deepstream.",
+        description="What the names of all topics and subscriptions begin with, to tell them from others of the "
+        "project; all nodes of a cluster have the same.",
+    )
+    retention: Annotated[int, Field(ge=600, le=86_400)] = Field(
+        default=600, description="Seconds for which the service keeps what a node has missed, from 600 to 86400."
+    )
+
+    @property
+    def emulator(self) -> str | None:
+        """Host and port of an emulator, if that is what is meant."""
+        place, is_path, _ = self._place
+        if is_path or ":" in place:
+            return place if ":" in place else f"{place}:{EMULATOR_PORT}"
+        return os.environ.get("PUBSUB_EMULATOR_HOST") or None
+
+    @property
+    def project(self) -> str:
+        """The project that the names of topics and subscriptions are in."""
+        place, is_path, path = self._place
+        return unquote(path.strip("/") or "deepstream" if is_path or ":" in place else place)
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return self.url.get_secret_value().partition("://")[2].rpartition("@")[2].partition("/")
+
+    def topic_name(self, topic: str) -> str:
+        """What the service calls a topic."""
+        name = escape(topic, longest=LONGEST_NAME - len(self.prefix))
+        return f"projects/{self.project}/topics/{self.prefix}{name}"
+
+    def subscription_name(self, topic: str, node: str) -> str:
+        """What the service calls a node's subscription to a topic."""
+        name = escape(topic, longest=LONGEST_NAME - len(self.prefix) - len(node) - 1)
+        return f"projects/{self.project}/subscriptions/{self.prefix}{name}.{node}"

@@ -1,0 +1,210 @@
+"""How messages travel through Google Cloud Pub/Sub: each topic is one of the service's, each node has subscriptions."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import google.auth
+import grpc  # type: ignore[import-untyped]
+from google.api_core.exceptions import (
+    Aborted,
+    AlreadyExists,
+    FailedPrecondition,
+    InternalServerError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+)
+from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient, types
+from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
+from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
+
+from .contract import PublishError, SubscribeError, Transport
+from .settings import Settings
+
+LARGEST_REQUEST = 10_000_000
+ROOM = 1_000  # for what a request has besides a frame
+SHORTEST_EXPIRY = timedelta(days=1)
+ACK_DEADLINE = 10  # seconds, the least: how long a node's loss may hold up what it had not acknowledged
+
+OPTIONS = [
+    ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),  # or else a new channel would go on with the connection of a lost one
+]
+ONCE: dict[str, Any] = {"retry": None, "timeout": None}
+FORBIDDEN = (FailedPrecondition, InvalidArgument, NotFound, PermissionDenied)
+PASSING = (Aborted, InternalServerError, ServiceUnavailable)
+
+
+class BrokerTransport(Transport[Settings]):
+    """One channel, which carries a stream for each subscription, and all requests.
+
+    `inbox.memory` has the name of the subscription by topic; under the empty name, which no topic has, this node's at
+    the service and the subscriptions that there may be there, also those to topics that were left in an outage.
+    """
+
+    max_frame_bytes = LARGEST_REQUEST - ROOM
+    _channel: Any = None
+    _watching: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        self._node: str
+        self._names: set[str]
+        self._node, self._names = self.inbox.memory.setdefault("", (uuid4().hex, set()))
+        self._streams: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._channel = await self._make_channel()
+        self._publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=self._channel))
+        self._subscriber = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel))
+        await self._until_ready()
+        await self.ping()
+        self._watching = asyncio.create_task(self._watch())
+        await self._delete(self._names - {name for name in self.inbox.memory.values() if isinstance(name, str)})
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        name = self.settings.topic_name(topic)
+        message = types.PubsubMessage(data=payload, attributes={"node": self._node}, ordering_key=self._node)
+        try:
+            await self._ask(name, self._publisher.publish, types.PublishRequest(topic=name, messages=[message]))
+        except FORBIDDEN as refusal:
+            raise PublishError(refusal.message) from refusal
+
+    async def subscribe(self, topic: str) -> None:
+        name = self.inbox.memory.setdefault(topic, self.settings.subscription_name(topic, uuid4().hex))
+        self._names.add(name)
+        try:
+            await self._make_subscription(name, self.settings.topic_name(topic))
+            stream = await self._open(name)
+        except FORBIDDEN as refusal:
+            raise SubscribeError(refusal.message) from refusal
+        receiving = asyncio.create_task(self._receive(topic, name, stream))
+        self._streams[topic] = name, receiving
+        receiving.add_done_callback(lambda ended: self._ended(topic, ended))
+
+    async def unsubscribe(self, topic: str) -> None:
+        name, receiving = self._streams.pop(topic)
+        receiving.cancel()
+        await asyncio.wait((receiving,))
+        self.inbox.memory.pop(topic, None)
+        await self._delete([name])
+
+    async def ping(self) -> None:
+        request = {"subscription": f"projects/{self.settings.project}/subscriptions/ping", "ack_ids": ["ping"]}
+        with suppress(*FORBIDDEN):  # an answer all the same
+            await self._subscriber.acknowledge(**request, **ONCE)
+
+    async def leave(self) -> None:
+        await self._stop()
+        await self._delete(self._names)
+
+    async def close(self) -> None:
+        if self._channel:
+            if self._watching:
+                self._watching.cancel()
+            await self._stop()
+            await self._channel.close()
+
+    async def _make_channel(self) -> Any:
+        settings = self.settings
+        # What is not connected by then is given up; otherwise it would linger on after this transport.
+        options = [*OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1000 * settings.connect_timeout))]
+        if settings.emulator:
+            return grpc.aio.insecure_channel(settings.emulator, options=options)
+        scopes = PublisherGrpcAsyncIOTransport.AUTH_SCOPES
+        if settings.credentials_file:
+            load: Callable[..., Any] = google.auth.load_credentials_from_file
+            credentials, _ = await asyncio.to_thread(load, str(settings.credentials_file), scopes=scopes)
+        else:
+            credentials, _ = await asyncio.to_thread(google.auth.default, scopes=scopes)
+        return PublisherGrpcAsyncIOTransport.create_channel(settings.endpoint, credentials, options=options)
+
+    async def _until_ready(self) -> None:
+        """Return when the first attempt to connect has ended, well or not: the next request tells."""
+        state = self._channel.get_state(try_to_connect=True)
+        while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+            await self._channel.wait_for_state_change(state)
+            state = self._channel.get_state()
+
+    async def _watch(self) -> None:
+        """Take the end of the connection for what it is, although the channel would make another."""
+        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        self.inbox.lost(ConnectionResetError("the connection ended"))
+
+    async def _ask(self, topic: str, method: Callable[..., Awaitable[Any]], request: Any) -> None:
+        """Make a request that needs one of the service's topics, which is made if it is not there."""
+        try:
+            await method(request, **ONCE)
+        except NotFound:
+            with suppress(AlreadyExists):
+                await self._publisher.create_topic(types.Topic(name=topic), **ONCE)
+            await method(request, **ONCE)
+
+    async def _make_subscription(self, name: str, topic: str) -> None:
+        request = types.Subscription(
+            name=name,
+            topic=topic,
+            ack_deadline_seconds=ACK_DEADLINE,
+            enable_message_ordering=True,
+            expiration_policy=types.ExpirationPolicy(ttl=SHORTEST_EXPIRY),
+            filter=f'attributes.node != "{self._node}"',
+            message_retention_duration=timedelta(seconds=self.settings.retention),
+        )
+        with suppress(AlreadyExists):  # ours, from before the loss
+            await self._ask(topic, self._subscriber.create_subscription, request)
+
+    async def _open(self, name: str) -> Any:
+        """Return a stream of what comes for a subscription, once the service has had time to refuse it."""
+        stream: Any = await self._subscriber.streaming_pull(**ONCE)
+        await stream.write(
+            types.StreamingPullRequest(
+                subscription=name, stream_ack_deadline_seconds=ACK_DEADLINE, client_id=self._node
+            )
+        )
+        await self.ping()
+        if stream.done():
+            await stream.read()
+        return stream
+
+    async def _receive(self, topic: str, name: str, stream: Any) -> None:
+        """Hand in what comes; the service ends a stream every now and then, and wants it opened again."""
+        try:
+            while True:
+                with suppress(*PASSING):
+                    async for response in stream:
+                        arrived = types.StreamingPullResponse.pb(response).received_messages
+                        for each in arrived:
+                            self.inbox.received(topic, each.message.data)
+                            self.inbox.memory[topic] = name
+                            await asyncio.sleep(0)
+                        await stream.write(types.StreamingPullRequest(ack_ids=[each.ack_id for each in arrived]))
+                await self.ping()  # what ended may be more than the stream
+                if self._watching and self._watching.done():
+                    return
+                stream = await self._open(name)
+        finally:
+            stream.cancel()
+
+    def _ended(self, topic: str, receiving: asyncio.Task[None]) -> None:
+        error = None if receiving.cancelled() else receiving.exception()
+        if self._streams.get(topic, (None, None))[1] is receiving:
+            self.inbox.lost(error if isinstance(error, Exception) else ConnectionResetError("a stream was cancelled"))
+
+    async def _stop(self) -> None:
+        tasks = [receiving for _, receiving in self._streams.values()]
+        self._streams.clear()
+        for receiving in tasks:
+            receiving.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _delete(self, names: Iterable[str]) -> None:
+        async def delete(name: str) -> None:
+            with suppress(NotFound):
+                await self._subscriber.delete_subscription(subscription=name, **ONCE)
+            self._names.discard(name)
+
+        await asyncio.gather(*map(delete, list(names)))
