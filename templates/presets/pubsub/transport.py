@@ -26,6 +26,8 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncI
 from .contract import PublishError, SubscribeError, Transport
 from .settings import Settings
 
+State = grpc.ChannelConnectivity
+
 LARGEST_REQUEST = 10_000_000
 ROOM = 1_000  # for what a request has besides a frame
 SHORTEST_EXPIRY = timedelta(days=1)
@@ -60,9 +62,10 @@ class BrokerTransport(Transport[Settings]):
         self._channel = await self._make_channel()
         self._publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=self._channel))
         self._subscriber = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel))
-        await self._until_ready()
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watching = asyncio.create_task(self._watch(settled))
+        await settled
         await self.ping()
-        self._watching = asyncio.create_task(self._watch())
         await self._delete(self._names - {name for name in self.inbox.memory.values() if isinstance(name, str)})
 
     async def publish(self, topic: str, payload: bytes) -> None:
@@ -103,10 +106,10 @@ class BrokerTransport(Transport[Settings]):
 
     async def close(self) -> None:
         if self._channel:
-            if self._watching:
-                self._watching.cancel()
             await self._stop()
             await self._channel.close()
+            if self._watching:
+                await asyncio.wait((self._watching,))
 
     async def _make_channel(self) -> Any:
         settings = self.settings
@@ -122,17 +125,20 @@ class BrokerTransport(Transport[Settings]):
             credentials, _ = await asyncio.to_thread(google.auth.default, scopes=scopes)
         return PublisherGrpcAsyncIOTransport.create_channel(settings.endpoint, credentials, options=options)
 
-    async def _until_ready(self) -> None:
-        """Return when the first attempt to connect has ended, well or not: the next request tells."""
+    async def _watch(self, settled: asyncio.Future[None]) -> None:
+        """Tell when the first attempt to connect has ended, well or not; and of a connection's end, when it has one.
+
+        The channel would make another then. It is not to be left before it is closed: it tells its last state, too.
+        """
         state = self._channel.get_state(try_to_connect=True)
-        while state in (grpc.ChannelConnectivity.IDLE, grpc.ChannelConnectivity.CONNECTING):
+        while state in (State.IDLE, State.CONNECTING):
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state()
-
-    async def _watch(self) -> None:
-        """Take the end of the connection for what it is, although the channel would make another."""
-        await self._channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
-        self.inbox.lost(ConnectionResetError("the connection ended"))
+        if not settled.done():
+            settled.set_result(None)
+        if state is State.READY:
+            await self._channel.wait_for_state_change(state)
+            self.inbox.lost(ConnectionResetError("the connection ended"))
 
     async def _ask(self, topic: str, method: Callable[..., Awaitable[Any]], request: Any) -> None:
         """Make a request that needs one of the service's topics, which is made if it is not there."""
@@ -174,7 +180,7 @@ class BrokerTransport(Transport[Settings]):
         try:
             while True:
                 with suppress(*PASSING):
-                    async for response in stream:
+                    while (response := await stream.read()) is not grpc.aio.EOF:
                         arrived = types.StreamingPullResponse.pb(response).received_messages
                         for each in arrived:
                             self.inbox.received(topic, each.message.data)
