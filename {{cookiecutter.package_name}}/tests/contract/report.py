@@ -90,7 +90,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if waits := [blank for name, blank in unwritten.items() if name in needs]:
             names = ", ".join(blank.name for blank in waits)
             item.add_marker(pytest.mark.skip(f"{WAITS}{names}"))
-        elif reasons := [Broker.not_applicable[clause] for clause in clauses if clause in Broker.not_applicable]:
+        elif reasons := [Broker.not_applicable[key] for key in (*clauses, item.name) if key in Broker.not_applicable]:
             item.add_marker(pytest.mark.skip(f"{NOT_APPLICABLE}{reasons[0]}"))
 
 

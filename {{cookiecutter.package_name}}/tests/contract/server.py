@@ -47,7 +47,7 @@ class Server(ABC):
     """
 
     not_applicable: ClassVar[dict[str, str]] = {}
-    """Clauses that this broker cannot keep, each with the reason."""
+    """Clauses that this broker cannot keep, each with the reason; or the names of tests, if the rest of a clause holds."""
 
     keeps_messages: ClassVar[bool] = False
     """Whether a node that was away gets what it missed, rather than being told how much it was."""
