@@ -1,1 +1,254 @@
-"""What is special about Pub/Sub."""
+"""What is special about Pub/Sub: subscriptions that outlive a connection, and go with the node; projects; sizes."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.pubsub_v1 import types
+from pydantic import ValidationError
+
+from .broker import Broker
+from .contract.nodes import PATIENCE, Log, Node, Wire
+from .contract.plugin import MakeNode
+from .contract.proxy import Proxy
+from .contract.server import Missing
+from .subject import Connector, Settings, contract
+
+ONCE: dict[str, Any] = {"retry": None, "timeout": PATIENCE}
+
+
+@pytest.fixture
+async def admin(change: Callable[..., Settings]) -> AsyncIterator[Any]:
+    """A bare transport, whose clients ask the server."""
+    wire = Wire(change())
+    await wire.transport.connect()
+    yield wire.transport
+    await wire.transport.close()
+
+
+@pytest.fixture
+def closed_to_all_but_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A server of its own, at which there is the project `allowed` only."""
+    server = Broker(tmp_path_factory.mktemp("pubsub"))
+    server.projects = "allowed"
+    try:
+        server.start()
+    except Missing as missing:
+        if os.environ.get("REQUIRE_BROKERS") == "1":
+            raise
+        pytest.skip(str(missing))
+    yield server
+    server.stop()
+
+
+async def subscriptions(admin: Any, topic: str) -> list[str]:
+    """Return the names of the subscriptions that the server has to a topic."""
+    names = await admin._publisher.list_topic_subscriptions(topic=admin.settings.topic_name(topic), **ONCE)
+    return [name async for name in names]
+
+
+@pytest.mark.clause("L4", "R4")
+async def test_a_subscription_outlives_a_connection_and_goes_with_its_node(
+    node: MakeNode, admin: Any, proxy: Proxy, through: str, topic: str
+) -> None:
+    subscriber: Node = await node(noisy=True, url=through)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    before = await subscriptions(admin, topic)
+    await proxy.cut()
+    await subscriber.until_ready(2)
+    assert await subscriptions(admin, topic) == before
+    assert len(before) == 1
+    await subscriber.close()
+    assert await subscriptions(admin, topic) == []
+
+
+@pytest.mark.clause("L4", "R6")
+async def test_what_was_left_in_an_outage_is_left_at_the_server_too(
+    node: MakeNode, admin: Any, proxy: Proxy, through: str, topic: str
+) -> None:
+    subscriber: Node = await node(noisy=True, url=through)
+    leaver, back = Log(), Log()
+    await subscriber.subscribe(topic, leaver)
+    (first,) = await subscriptions(admin, topic)
+    await proxy.refuse()
+    await subscriber.until_down()
+    await subscriber.unsubscribe(topic, leaver)
+    await admin.publish(topic, b"nobody listens")
+    returning = asyncio.ensure_future(subscriber.subscribe(topic, back))
+    await proxy.heal()
+    await returning
+    (second,) = await subscriptions(admin, topic)
+    assert first != second
+    assert back.items == leaver.items == []
+
+
+@pytest.mark.clause("L4")
+async def test_the_subscription_of_a_killed_node_expires_as_soon_as_it_can(
+    change: Callable[..., Settings], admin: Any, topic: str
+) -> None:
+    url = change().url.get_secret_value()
+    script = f"""
+import asyncio, {Connector.__module__} as package
+async def main():
+    connector = package.Connector(package.Settings(url={url!r}))
+    await connector.connect()
+    await connector.subscribe({topic!r}, print)
+    print("subscribed", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout
+        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"subscribed\n"
+    finally:
+        process.kill()
+        await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]
+    (name,) = await subscriptions(admin, topic)
+    left = await admin._subscriber.get_subscription(subscription=name, **ONCE)
+    assert left.expiration_policy.ttl == timedelta(days=1)  # the least that the service takes
+    assert left.message_retention_duration == timedelta(minutes=10)  # likewise
+    await admin._subscriber.delete_subscription(subscription=name, **ONCE)
+
+
+@pytest.mark.clause("M2", "M7")
+async def test_the_service_is_asked_to_keep_the_order_and_to_leave_out_own_messages(
+    node: MakeNode, wire: Wire, admin: Any, topic: str
+) -> None:
+    one, other = await node(), await node()
+    mailbox, messages = Log(), Log()
+    await one.subscribe(topic, mailbox)
+    (name,) = await subscriptions(admin, topic)
+    subscription = await admin._subscriber.get_subscription(subscription=name, **ONCE)
+    probe = types.Subscription(name=f"{name}.probe", topic=admin.settings.topic_name(topic))
+    await admin._subscriber.create_subscription(probe, **ONCE)
+    await one.publish(topic, "own")
+    await other.publish(topic, "other's")
+    while len({message.attributes["node"] for message in messages.items}) < 2:
+        pulled = await admin._subscriber.pull(subscription=probe.name, max_messages=10, **ONCE)
+        for received in pulled.received_messages:
+            messages(received.message)
+    await admin._subscriber.delete_subscription(subscription=probe.name, **ONCE)
+    assert all(message.ordering_key == message.attributes["node"] for message in messages.items)
+    own = next(message.attributes["node"] for message in messages.items if b"own" in message.data)
+    assert subscription.enable_message_ordering
+    assert subscription.filter == f'attributes.node != "{own}"'
+    assert await mailbox.count(1) == ["other's"]
+    async with asyncio.timeout(PATIENCE):
+        while not one.stats()["filtered"]:  # the emulator sends them all the same
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.clause("E3", "R5")
+async def test_a_refusal_is_told_to_the_call_that_it_is_about(closed_to_all_but_one: Broker, node: MakeNode) -> None:
+    url = closed_to_all_but_one.url
+    one: Node = await node(url=url, publish_timeout=60)
+    with pytest.raises(contract.PublishError, match="project"):
+        await one.publish("a", 1)
+    with pytest.raises(contract.SubscribeError, match="project"):
+        await one.subscribe("a", Log())
+    assert (one.is_ready, one.stats()["reconnects"]) == (True, 0)
+    allowed = url.replace("deepstream", "allowed")
+    publisher, subscriber = await node(url=allowed), await node(url=allowed)
+    mailbox = Log()
+    await subscriber.subscribe("a", mailbox)
+    await publisher.publish("a", "in")
+    assert await mailbox.count(1) == ["in"]
+
+
+@pytest.mark.clause("R2", "R4")
+async def test_a_subscription_that_somebody_deletes_is_made_again(node: MakeNode, admin: Any, topic: str) -> None:
+    subscriber: Node = await node(noisy=True)
+    publisher, mailbox = await node(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, "first")
+    await mailbox.count(1)
+    (name,) = await subscriptions(admin, topic)
+    await admin._subscriber.delete_subscription(subscription=name, **ONCE)
+    await subscriber.until_ready(2)
+    await publisher.publish(topic, "back")
+    assert await mailbox.count(2) == ["first", "back"]
+
+
+@pytest.mark.clause("S5")
+async def test_more_than_a_request_may_hold_is_too_large(node: MakeNode, topic: str) -> None:
+    publisher: Node = await node(max_message_bytes=20_000_000, publish_timeout=60)
+    subscriber, mailbox = await node(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    with pytest.raises(contract.MessageTooLargeError):
+        await publisher.publish(topic, "x" * 10_000_000)
+    await publisher.publish(topic, "x" * 9_990_000)
+    assert [len(text) for text in await mailbox.count(1)] == [9_990_000]
+
+
+@pytest.mark.clause("L1")
+def test_an_emulator_is_where_the_url_or_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def place(url: str) -> tuple[str | None, str]:
+        settings = Settings(url=url)
+        return settings.emulator, settings.project
+
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    assert place("pubsub://my-project") == (None, "my-project")
+    assert place("pubsub://localhost:1234/my-project") == ("localhost:1234", "my-project")
+    assert place("pubsub://localhost/my-project") == ("localhost:8085", "my-project")
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", "localhost:4321")
+    assert place("pubsub://my-project") == ("localhost:4321", "my-project")
+    for wrong in ({"prefix": "1"}, {"retention": 599}, {"credentials_file": "/no/such/file"}):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            Settings(**wrong)
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_key_that_is_none_is_told_without_showing_it(
+    node: MakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
+    key = tmp_path / "key.json"
+    key.write_text('{"type": "service_account", "private_key": "wr0ng-s3cr3t", "client_email": "a", "token_uri": "b"}')
+    connector: Node = await node(connect=False, url="pubsub://my-project", credentials_file=key)
+    with pytest.raises(contract.ConnectError, match="pubsub://my-project") as raised:
+        await connector.connect()
+    assert "wr0ng" not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.clause("R2", "R4")
+async def test_five_restarts_under_load_leave_an_exact_balance(node: MakeNode, broker: Broker, topic: str) -> None:
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to restart")
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
+    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    is_over = asyncio.Event()
+
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            await nodes[index].publish(topic, [index, sent[index]])
+
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
+    for mailbox in mailboxes:
+        await mailbox.until(lambda items: len({sender for sender, _ in items}) == 2)
+    for turn in range(5):
+        await broker.restart()
+        for each in nodes:
+            await each.until_ready(turn + 2)
+    is_over.set()
+    await asyncio.gather(*publishing)
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        wanted = sum(sent) - sent[index]
+        async with asyncio.timeout(PATIENCE):
+            while len(mailbox.items) + each.stats()["lost"] < wanted:
+                await asyncio.sleep(0.01)
+        assert len(mailbox.items) + each.stats()["lost"] == wanted
+        for sender in {0, 1, 2} - {index}:
+            numbers = [number for other, number in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))

@@ -109,7 +109,8 @@ class BrokerTransport(Transport[Settings]):
             await self._stop()
             await self._channel.close()
             if self._watching:
-                await asyncio.wait((self._watching,))
+                await asyncio.wait((self._watching,), timeout=0.2)  # or gRPC answers a loop that is closed by then
+                self._watching.cancel()
 
     async def _make_channel(self) -> Any:
         settings = self.settings
