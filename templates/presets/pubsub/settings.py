@@ -1,15 +1,19 @@
 """The settings of the Google Cloud Pub/Sub connector."""
 
 import os
+from datetime import timedelta
 from typing import Annotated, ClassVar
 from urllib.parse import unquote
 
+from google.pubsub_v1 import types
 from pydantic import Field, FilePath, SecretStr
 
 from .contract import ConnectorSettings, escape
 
 LONGEST_NAME = 255
 EMULATOR_PORT = 8085
+SHORTEST_EXPIRY = timedelta(days=1)
+ACK_DEADLINE = 10  # seconds, the least: for so long a node's loss may hold up what was on its way
 
 
 class Settings(ConnectorSettings):
@@ -67,3 +71,15 @@ class Settings(ConnectorSettings):
         """What the service calls a node's subscription to a topic."""
         name = escape(topic, longest=LONGEST_NAME - len(self.prefix) - len(node) - 1)
         return f"projects/{self.project}/subscriptions/{self.prefix}{name}.{node}"
+
+    def new_subscription(self, name: str, topic: str, node: str) -> types.Subscription:
+        """What the service is to know of a node's subscription to a topic."""
+        return types.Subscription(
+            name=name,
+            topic=self.topic_name(topic),
+            ack_deadline_seconds=ACK_DEADLINE,
+            enable_message_ordering=True,
+            expiration_policy=types.ExpirationPolicy(ttl=SHORTEST_EXPIRY),
+            filter=f'attributes.node != "{node}"',
+            message_retention_duration=timedelta(seconds=self.retention),
+        )

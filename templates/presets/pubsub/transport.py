@@ -3,35 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import google.auth
 import grpc  # type: ignore[import-untyped]
-from google.api_core.exceptions import (
-    Aborted,
-    AlreadyExists,
-    FailedPrecondition,
-    InternalServerError,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    ServiceUnavailable,
-)
+from google.api_core import exceptions as errors
 from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
 from .contract import PublishError, SubscribeError, Transport
-from .settings import Settings
+from .settings import ACK_DEADLINE, Settings
 
 State = grpc.ChannelConnectivity
 
 LARGEST_REQUEST = 10_000_000
 ROOM = 1_000  # for what a request has besides a frame
-SHORTEST_EXPIRY = timedelta(days=1)
-ACK_DEADLINE = 10  # seconds, the least: how long a node's loss may hold up what it had not acknowledged
 
 OPTIONS = [
     ("grpc.enable_retries", 0),
@@ -39,8 +27,8 @@ OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # or else a new channel would go on with the connection of a lost one
 ]
 ONCE: dict[str, Any] = {"retry": None, "timeout": None}
-FORBIDDEN = (FailedPrecondition, InvalidArgument, NotFound, PermissionDenied)
-PASSING = (Aborted, InternalServerError, ServiceUnavailable)
+FORBIDDEN = (errors.FailedPrecondition, errors.InvalidArgument, errors.NotFound, errors.PermissionDenied)
+PASSING = (errors.Aborted, errors.InternalServerError, errors.ServiceUnavailable)
 
 
 class BrokerTransport(Transport[Settings]):
@@ -80,7 +68,9 @@ class BrokerTransport(Transport[Settings]):
         name = self.inbox.memory.setdefault(topic, self.settings.subscription_name(topic, uuid4().hex))
         self._names.add(name)
         try:
-            await self._make_subscription(name, self.settings.topic_name(topic))
+            request = self.settings.new_subscription(name, topic, self._node)
+            with suppress(errors.AlreadyExists):  # ours, from before the loss
+                await self._ask(request.topic, self._subscriber.create_subscription, request)
             stream = await self._open(name)
         except FORBIDDEN as refusal:
             raise SubscribeError(refusal.message) from refusal
@@ -145,35 +135,23 @@ class BrokerTransport(Transport[Settings]):
         """Make a request that needs one of the service's topics, which is made if it is not there."""
         try:
             await method(request, **ONCE)
-        except NotFound:
-            with suppress(AlreadyExists):
+        except errors.NotFound:
+            with suppress(errors.AlreadyExists):
                 await self._publisher.create_topic(types.Topic(name=topic), **ONCE)
             await method(request, **ONCE)
-
-    async def _make_subscription(self, name: str, topic: str) -> None:
-        request = types.Subscription(
-            name=name,
-            topic=topic,
-            ack_deadline_seconds=ACK_DEADLINE,
-            enable_message_ordering=True,
-            expiration_policy=types.ExpirationPolicy(ttl=SHORTEST_EXPIRY),
-            filter=f'attributes.node != "{self._node}"',
-            message_retention_duration=timedelta(seconds=self.settings.retention),
-        )
-        with suppress(AlreadyExists):  # ours, from before the loss
-            await self._ask(topic, self._subscriber.create_subscription, request)
 
     async def _open(self, name: str) -> Any:
         """Return a stream of what comes for a subscription, once the service has had time to refuse it."""
         stream: Any = await self._subscriber.streaming_pull(**ONCE)
-        await stream.write(
-            types.StreamingPullRequest(
-                subscription=name, stream_ack_deadline_seconds=ACK_DEADLINE, client_id=self._node
-            )
-        )
-        await self.ping()
-        if stream.done():
-            await stream.read()
+        first = {"subscription": name, "stream_ack_deadline_seconds": ACK_DEADLINE, "client_id": self._node}
+        try:
+            await stream.write(types.StreamingPullRequest(first))
+            await self.ping()
+            if stream.done():
+                await stream.read()
+        except BaseException:
+            stream.cancel()  # or else it would take messages that nobody reads
+            raise
         return stream
 
     async def _receive(self, topic: str, name: str, stream: Any) -> None:
@@ -210,7 +188,7 @@ class BrokerTransport(Transport[Settings]):
 
     async def _delete(self, names: Iterable[str]) -> None:
         async def delete(name: str) -> None:
-            with suppress(NotFound):
+            with suppress(*FORBIDDEN):  # it is gone, or is left to expire
                 await self._subscriber.delete_subscription(subscription=name, **ONCE)
             self._names.discard(name)
 
