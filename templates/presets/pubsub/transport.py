@@ -86,9 +86,9 @@ class BrokerTransport(Transport[Settings]):
         await self._delete([name])
 
     async def ping(self) -> None:
-        request = {"subscription": f"projects/{self.settings.project}/subscriptions/ping", "ack_ids": ["ping"]}
+        nothing = f"projects/{self.settings.project}/subscriptions/ping"
         with suppress(*FORBIDDEN):  # an answer all the same
-            await self._subscriber.acknowledge(**request, **ONCE)
+            await self._subscriber.acknowledge(types.AcknowledgeRequest(subscription=nothing, ack_ids=["ping"]), **ONCE)
 
     async def leave(self) -> None:
         await self._stop()
