@@ -1,0 +1,142 @@
+"""The servers for the tests: Apache Artemis, and beside it Qpid Broker-J and RabbitMQ with its plugin."""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from glob import glob
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from .contract.server import Missing, Server, find_program, free_port
+
+JARS = Path(os.environ.get("AMQP_JARS") or Path.home() / ".cache" / "msg-connector-template" / "amqp")
+"""Where the servers that Maven fetches lie."""
+
+INSTALL = "apt-get install default-jre-headless maven"
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId> <artifactId>tests</artifactId> <version>1</version>
+  <dependencies>{}</dependencies>
+</project>
+"""
+ARTIFACT = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version>{}</dependency>"
+WITHOUT = "<exclusions><exclusion><groupId>{}</groupId><artifactId>{}</artifactId></exclusion></exclusions>"
+
+USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
+"""Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all."""
+
+LARGEST = 2_000_000
+"""What RabbitMQ takes, in bytes."""
+
+SILENCE = 4
+"""Seconds after which Artemis lets go of who is silent."""
+
+HEADER = b"AMQP\x03\x01\x00\x00"
+"""What a server answers, when it is ready, to who would like to log in."""
+
+
+class AmqpServer(Server):
+    """One that is ready when it speaks, rather than listens."""
+
+    kind: Literal["artemis", "qpid", "rabbitmq"]
+
+    def is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(HEADER)
+                return bool(probe.recv(1))
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}"
+
+
+class JavaServer(AmqpServer):
+    """One that Maven fetches."""
+
+    release: ClassVar[str]
+    artifacts: ClassVar[tuple[tuple[str, ...], ...]]
+
+    @classmethod
+    def fetch(cls) -> Path:
+        """Get the server with Maven, unless it is here already."""
+        jars = JARS / cls.release.replace(" ", "-")
+        if not jars.is_dir():
+            maven = find_program("mvn", INSTALL)
+            print(f"\nfetching {cls.release} with Maven into {jars}", flush=True)
+            JARS.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=JARS) as folder:
+                pom = POM.format("".join(ARTIFACT.format(*words, *[""] * (4 - len(words))) for words in cls.artifacts))
+                (Path(folder) / "pom.xml").write_text(pom)
+                command = [maven, "--batch-mode", "--quiet", "dependency:copy-dependencies", "-DincludeScope=runtime"]
+                ended = subprocess.run(
+                    [*command, "-DoutputDirectory=jars"], cwd=folder, capture_output=True, text=True, check=False
+                )
+                if ended.returncode:
+                    raise Missing(f"Maven could not fetch {cls.release}: {ended.stdout[-1000:]}")
+                if not jars.is_dir():
+                    (Path(folder) / "jars").rename(jars)
+        return jars
+
+    def version(self) -> str:
+        return self.release
+
+    def java(self, main: str, *arguments: str, **properties: object) -> list[str]:
+        """Return the command that runs a program of the server's."""
+        java = find_program("java", INSTALL)
+        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
+        options = [f"-D{name.replace('_', '.')}={value}" for name, value in properties.items()]
+        return [java, *quick, *options, "-cp", f"{self.fetch()}/*", main, *arguments]
+
+
+class Broker(JavaServer):
+    """Apache Artemis, which makes addresses as they are needed."""
+
+    kind = "artemis"
+    release = "Artemis 2.44.0"
+    artifacts = (
+        ("org.apache.activemq", "artemis-server", "2.44.0"),
+        ("org.apache.activemq", "artemis-amqp-protocol", "2.44.0"),
+        ("org.slf4j", "slf4j-simple", "2.0.17"),
+    )
+
+    def command(self) -> list[str]:
+        (self.folder / "etc").mkdir(exist_ok=True)
+        (self.folder / "etc" / "broker.xml").write_text(self.configuration())
+        (self.folder / "users").write_text("\n".join(f"{user}={password}" for user, password in USERS.items()))
+        (self.folder / "roles").write_text("\n".join(f"{user}={user}" for user in USERS))
+        jaas = "org.apache.activemq.artemis.spi.core.security.jaas.PropertiesLoginModule"
+        files = " ".join(f'org.apache.activemq.jaas.properties.{kind}="{kind}s"' for kind in ("user", "role"))
+        (self.folder / "login").write_text(" ".join(("tests {", jaas, "required", files, ";};")))
+        main = "org.apache.activemq.artemis.core.server.embedded.Main"
+        return self.java(main, str(self.folder), java_security_auth_login_config=self.folder / "login")
+
+    def configuration(self) -> str:
+        """Return what the server is told."""
+        acceptor = f"tcp://127.0.0.1:{self.port}?protocols=AMQP;securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}"
+        making = ("createAddress", "createNonDurableQueue", "deleteNonDurableQueue")
+        rights = {
+            "#": {name: "guest" for name in (*making, "deleteAddress", "send", "consume", "manage")},
+            "deepstream.allowed": {
+                **{name: "guest,limited,reader" for name in (*making, "consume")},
+                "send": "guest,limited",
+            },
+        }
+        security = "".join(
+            f'<security-setting match="{match}">'
+            + "".join(f'<permission type="{name}" roles="{roles}"/>' for name, roles in granted.items())
+            + "</security-setting>"
+            for match, granted in rights.items()
+        )
+        return f"""<configuration xmlns="urn:activemq"><core xmlns="urn:activemq:core">
+            <persistence-enabled>false</persistence-enabled>
+            <address-queue-scan-period>500</address-queue-scan-period>
+            <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
+            <security-settings>{security}</security-settings>
+            </core></configuration>"""
