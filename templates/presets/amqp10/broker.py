@@ -140,3 +140,139 @@ class Broker(JavaServer):
             <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
             <security-settings>{security}</security-settings>
             </core></configuration>"""
+
+
+class Qpid(JavaServer):
+    """Qpid Broker-J."""
+
+    kind = "qpid"
+    release = "Qpid Broker-J 9.2.1"
+    artifacts = (
+        ("org.apache.qpid", "qpid-broker", "9.2.1", WITHOUT.format("*", "*")),
+        ("org.apache.qpid", "qpid-broker-core", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-access-control", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-amqp-1-0-protocol", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-logging-logback", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-memory-store", "9.2.1"),
+        ("commons-cli", "commons-cli", "1.9.0"),
+    )
+
+    def command(self) -> list[str]:
+        (self.folder / "config.json").write_text(json.dumps(self.configuration()))
+        words = ["-st", "Memory", "-icp", str(self.folder / "config.json")]
+        return self.java("org.apache.qpid.server.Main", *words, QPID__WORK=self.folder)
+
+    def configuration(self) -> dict[str, object]:
+        """Return what the server is told."""
+        rules = [
+            "ACL ALLOW-LOG guest ALL ALL",
+            "ACL ALLOW limited ACCESS VIRTUALHOST",
+            "ACL ALLOW limited CREATE QUEUE",
+            "ACL ALLOW limited DELETE QUEUE",
+            "ACL ALLOW limited CONSUME QUEUE",
+            'ACL ALLOW limited BIND EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            'ACL ALLOW limited UNBIND EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            'ACL ALLOW limited PUBLISH EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            "ACL DENY-LOG ALL ALL ALL",
+        ]
+        (self.folder / "acl").write_text("\n".join(rules) + "\n")
+        users = [{"name": user, "type": "managed", "password": password} for user, password in USERS.items()]
+        return {
+            "name": "tests",
+            "modelVersion": "9.1",
+            "authenticationproviders": [
+                {"name": "users", "type": "Plain", "users": users, "secureOnlyMechanisms": []},
+            ],
+            "accesscontrolproviders": [{"name": "acl", "type": "AclFile", "path": str(self.folder / "acl")}],
+            "ports": [
+                {
+                    "name": "AMQP",
+                    "port": self.port,
+                    "bindingAddress": "127.0.0.1",
+                    "authenticationProvider": "users",
+                    "protocols": ["AMQP_1_0"],
+                    "virtualhostaliases": [
+                        {"name": name, "type": name} for name in ("nameAlias", "defaultAlias", "hostnameAlias")
+                    ],
+                },
+            ],
+            "virtualhostnodes": [
+                {
+                    "name": "default",
+                    "type": "Memory",
+                    "defaultVirtualHostNode": True,
+                    "virtualHostInitialConfiguration": json.dumps({"type": "Memory"}),
+                },
+            ],
+        }
+
+
+class RabbitMQ(AmqpServer):
+    """RabbitMQ with its plugin for AMQP 1.0, and the daemon that Erlang needs beside it."""
+
+    kind = "rabbitmq"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._distribution_port = free_port()
+        self._daemon_port = free_port()
+
+    def start(self) -> None:
+        own = r"^(amq\.topic|stream.*|amq\.gen.*)$"
+        rights = {"guest": (".*", ".*", ".*"), "limited": (r"^amq\.gen", own, own)}
+        definitions = {
+            "vhosts": [{"name": "/"}, {"name": "other"}],
+            "users": [{"name": name, "password": USERS[name], "tags": ""} for name in rights],
+            "permissions": [
+                {"user": user, "vhost": host, "configure": configure, "write": write, "read": read}
+                for user, (configure, write, read) in rights.items()
+                for host in ("/", "other")
+            ],
+            "topic_permissions": [
+                {"user": "limited", "vhost": "/", "exchange": "amq.topic", "write": right, "read": right}
+                for right in [r"^deepstream\.allowed$"]
+            ],
+        }
+        (self.folder / "definitions.json").write_text(json.dumps(definitions))
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_amqp1_0].")
+        options = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "load_definitions": self.folder / "definitions.json",
+            "max_message_size": LARGEST,
+            "vm_memory_high_watermark.absolute": "2GB",
+            "disk_free_limit.absolute": "1MB",
+        }
+        (self.folder / "rabbitmq.conf").write_text("\n".join(f"{name} = {value}" for name, value in options.items()))
+        super().start()
+
+    def program(self, name: str) -> str:
+        """Return the path of one of RabbitMQ's programs, past Debian's wrappers, which change the user."""
+        for folder in sorted(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin"), reverse=True):
+            return f"{folder}/{name}"
+        return find_program(name, "apt-get install rabbitmq-server")
+
+    def command(self) -> list[str]:
+        server = self.program("rabbitmq-server")
+        daemon = [find_program("epmd", "apt-get install erlang-base"), "-address", "127.0.0.1"]
+        if dies_with_parent := shutil.which("setpriv"):
+            daemon = [dies_with_parent, "--pdeathsig=KILL", "--", *daemon]
+        return ["sh", "-c", f"{shlex.join(daemon)} & exec {shlex.quote(server)}"]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self._daemon_port),
+            "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+            "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
+        }
+
+
+if __name__ == "__main__":
+    for server in (Broker, Qpid):
+        server.fetch()

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from proton import Condition, Connection, Delivery, Link, Receiver, Sender, Session, SSLDomain, symbol
+from proton import Condition, Connection, Delivery, Link, Message, ProtonException, SSLDomain, symbol
 from proton.reactor import Container
 from pydantic import Field, FilePath, SecretStr, model_validator
 
@@ -29,6 +29,10 @@ TOPIC = symbol("topic")
 TOO_LARGE = Condition("amqp:link:message-size-exceeded", "it is larger than the broker takes")
 PASSING = {"amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-state", "amqp:link:detach-forced"}
 """What a broker may not say again when it is asked again; all else is a refusal."""
+
+
+NO_RIGHT = "AMQ229032"
+"""By what Artemis's internal error is known for a refusal, when the address is not there and may not be made."""
 
 
 class Settings(ConnectorSettings):
@@ -81,21 +85,21 @@ class Settings(ConnectorSettings):
             raise ValueError("server = servicebus needs a subscription, this node's own")
         return self
 
-    def sender(self, session: Session, topic: str) -> Sender:
-        """Return a link by which `topic` is sent."""
-        link = session.sender(uuid4().hex)
-        link.target.address = self._address(topic)
-        link.target.capabilities.put_object(TOPIC)
-        return link
-
-    def receiver(self, session: Session, topic: str) -> Receiver:
-        """Return a link by which `topic` is received, each message once at the most."""
-        link = session.receiver(uuid4().hex)
-        link.source.address = self._address(topic)
-        if self.server == "servicebus":
-            link.source.address += f"/Subscriptions/{self.subscription}"
-        link.source.capabilities.put_object(TOPIC)
-        link.snd_settle_mode = Link.SND_SETTLED
+    def link(self, connection: Connection, topic: str, receives: bool) -> Link:
+        """Open a link, in a session of its own, by which messages of `topic` are received, once at the most, or sent."""
+        session = connection.session()
+        session.open()
+        link = session.receiver(uuid4().hex) if receives else session.sender(uuid4().hex)
+        prefix = PREFIXES[self.server] if self.prefix is None else self.prefix
+        address = prefix + escape(topic, "_", LONGEST_NAME)
+        if receives:
+            link.snd_settle_mode = Link.SND_SETTLED
+            if self.server == "servicebus":
+                address += f"/Subscriptions/{self.subscription}"
+        end = link.source if receives else link.target
+        end.address = address
+        end.capabilities.put_object(TOPIC)
+        link.open()
         return link
 
     def open(self, container: Container) -> Connection:
@@ -122,7 +126,8 @@ class Settings(ConnectorSettings):
         if condition is None:
             return ConnectionError("the broker gave no reason")
         kind = MessageTooLargeError if condition.name == TOO_LARGE.name else refusal
-        return (ConnectionError if condition.name in PASSING else kind)(f"{condition.name}: {condition.description}")
+        text = f"{condition.name}: {condition.description}"
+        return ConnectionError(text) if condition.name in PASSING and NO_RIGHT not in text else kind(text)
 
     def verdict(self, delivery: Delivery) -> Exception | None:
         """Return what the broker has made of a message: None, if it has accepted it."""
@@ -134,6 +139,12 @@ class Settings(ConnectorSettings):
             return None  # so it says that nobody has subscribed
         return ConnectionError("the broker gave the message back")
 
-    def _address(self, topic: str) -> str:
-        prefix = PREFIXES[self.server] if self.prefix is None else self.prefix
-        return prefix + escape(topic, "_", LONGEST_NAME)
+    def payload(self, data: bytes) -> bytes:
+        """Return what a message holds; all that came, if it is none of ours."""
+        message = Message()
+        try:
+            message.decode(data)
+        except ProtonException:
+            return data
+        body = message.body
+        return bytes(body) if isinstance(body, bytes | memoryview) else data  # a copy, since its memory is freed
