@@ -139,6 +139,9 @@ class Broker(JavaServer):
             <address-queue-scan-period>500</address-queue-scan-period>
             <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
             <security-settings>{security}</security-settings>
+            <address-settings><address-setting match="deepstream.full">
+                <max-size-bytes>1MB</max-size-bytes><address-full-policy>BLOCK</address-full-policy>
+            </address-setting></address-settings>
             </core></configuration>"""
 
 

@@ -27,6 +27,9 @@ TOPIC = symbol("topic")
 """What Artemis makes of an address that is new; it would be a queue, whose messages have one receiver each."""
 
 TOO_LARGE = Condition("amqp:link:message-size-exceeded", "it is larger than the broker takes")
+LARGE = TOO_LARGE.name, "larger than configured max size"
+"""By what a refusal is known for one of too large a message: AMQP's name for it, and RabbitMQ's text."""
+
 PASSING = {"amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-state", "amqp:link:detach-forced"}
 """What a broker may not say again when it is asked again; all else is a refusal."""
 
@@ -125,8 +128,8 @@ class Settings(ConnectorSettings):
         """Return what the broker has said as an error: a refusal, or one that may pass."""
         if condition is None:
             return ConnectionError("the broker gave no reason")
-        kind = MessageTooLargeError if condition.name == TOO_LARGE.name else refusal
         text = f"{condition.name}: {condition.description}"
+        kind = MessageTooLargeError if any(name in text for name in LARGE) else refusal
         return ConnectionError(text) if condition.name in PASSING and NO_RIGHT not in text else kind(text)
 
     def verdict(self, delivery: Delivery) -> Exception | None:

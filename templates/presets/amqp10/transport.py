@@ -16,7 +16,6 @@ from .settings import TOO_LARGE, Settings
 CREDIT = 200  # messages of a topic that the broker may have on their way
 BACKLOG = 1000  # messages that may wait for the event loop before the thread waits for it, too, and reads no more
 UNANSWERED = 20  # messages of a topic that the broker may leave unanswered before it is given no more
-ENVELOPE = 64  # bytes, with room to spare, that a message has beyond its payload
 
 Answer = asyncio.Future[None]
 
@@ -25,7 +24,7 @@ def in_thread(method: Callable[..., None]) -> Callable[..., Coroutine[Any, Any, 
     """Have a method called in the thread, and wait until the answer that it is given is settled."""
 
     async def ask(self: "BrokerTransport", *arguments: Any) -> None:
-        answer: Answer = asyncio.get_running_loop().create_future()
+        answer = Answer()
         self._call(method, self, answer, *arguments)
         await answer
 
@@ -39,21 +38,21 @@ class BrokerTransport(Transport[Settings]):
     traceback would hold some. Each link has a session of its own, since that is what RabbitMQ ends to refuse.
     """
 
-    _ended: Any = None
+    _thread: Any = None
 
     async def connect(self) -> None:
         self.max_frame_bytes = self.settings.max_frame_bytes
         self._inlets, self._outlets, self._links = dict[str, Any](), dict[str, Any](), dict[Any, Any]()
         self._pings, self._selectables, self._room = list[Answer](), list[Any](), Semaphore(BACKLOG)
-        self._tell, self._calls = Bridge().call, EventInjector()
-        self._ended = asyncio.get_running_loop().create_future()
-        Thread(target=self._run, name="proton", daemon=True).start()
+        self._tell, self._calls, self._ended = Bridge().call, EventInjector(), Answer()
+        self._thread = Thread(target=self._run, name="proton", daemon=True)
+        self._thread.start()
         await BrokerTransport.ping(self)  # since a broker may greet before it refuses
 
     @in_thread
     def publish(self, answer: Answer, topic: str, payload: bytes) -> None:
         link = self._outlets.get(topic) or self._attach(topic, self._outlets)
-        if 0 < link.remote_max_message_size < len(payload) + ENVELOPE:
+        if 0 < link.remote_max_message_size < len(payload) + 64:  # with room for what is around it
             self._tell(settle, [answer], self.settings.error(TOO_LARGE))
         elif len(link.sent) >= UNANSWERED:
             self._tell(settle, [answer], ConnectionError("the broker takes no more, or answers nothing"))
@@ -82,7 +81,7 @@ class BrokerTransport(Transport[Settings]):
             link.drain(0)
 
     async def close(self) -> None:
-        for _ in range(2 if self._ended else 0):  # the first time, the broker is told
+        for _ in range(2 if self._thread else 0):  # the first time, the broker is told
             self._call(self._stop)
             await asyncio.wait((self._ended,), timeout=0.4)
 
@@ -91,6 +90,7 @@ class BrokerTransport(Transport[Settings]):
             self._calls.trigger(ApplicationEvent("call", subject=partial(function, *arguments)))
 
     def _end(self) -> None:
+        self._thread.join()
         self._ended.set_result(None)
         for end in self._calls.pipe:  # proton leaves it open
             os.close(end)
