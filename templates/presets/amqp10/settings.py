@@ -20,7 +20,7 @@ PREFIXES = {
 """What comes before a topic in an address, by the kind of the server."""
 
 LONGEST_NAME = 150
-"""Characters of a topic's name; with a prefix, and a subscription of Service Bus, it is to fit into 255 of an address."""
+"""Characters of a topic's name; with a prefix, it is to fit into the 255 of a routing key."""
 
 
 TOPIC = symbol("topic")

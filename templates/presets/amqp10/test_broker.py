@@ -416,7 +416,7 @@ async def test_other_servers_leave_an_exact_balance(other: AmqpServer, gate: Pro
 
     await balance(nodes, f"{topic}-1", break_off, 5)
     await balance(nodes, f"{topic}-2", fall_silent, 2)
-    await balance(nodes, f"{topic}-3", other.restart, 2)
+    await balance(nodes, f"{topic}-3", other.restart, 1)
 
 
 async def balance(nodes: list[Node], topic: str, disturb: Callable[[], Any], times: int) -> None:
