@@ -63,8 +63,7 @@ class BrokerTransport(Transport[Settings]):
     def subscribe(self, answer: Answer, topic: str) -> None:
         link = self._inlets.get(topic) or self._attach(topic, self._inlets)
         link.asked.append(answer)
-        if link.is_open:
-            self._tell(settle, link.asked)
+        self._tell(settle, link.asked if link.is_open else ())
 
     @in_thread
     def unsubscribe(self, answer: Answer, topic: str) -> None:
@@ -160,19 +159,20 @@ class BrokerTransport(Transport[Settings]):
         event.session.free()
 
     def on_link_remote_open(self, event: Any) -> None:
-        # Without an address it is refused; why, is told by the detaching that follows.
-        if (event.link.remote_source if event.link.is_receiver else event.link.remote_target).address:
-            event.link.is_open = True
-            self._tell(settle, event.link.asked)
+        link = event.link
+        if (link.remote_source if link.is_receiver else link.remote_target).address:  # else it is refused: why, follows
+            link.is_open = True
+            self._tell(settle, link.asked)
             self.on_link_flow(event)
 
     def on_link_remote_close(self, event: Any) -> None:
         self._gone(event.link, event.link.remote_condition)
         event.session.close()  # not before: Artemis would forget to answer
 
+    on_link_remote_detach = on_link_remote_close
+
     def on_link_flow(self, event: Any) -> None:
-        link = event.link
-        if link.is_receiver and link.is_open and not link.draining():
+        if (link := event.link).is_receiver and link.is_open and not link.draining():
             if link.drain_mode or link.credit <= CREDIT // 2:
                 link.drained()
                 link.flow(CREDIT - link.credit)
