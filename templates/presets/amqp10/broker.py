@@ -11,7 +11,10 @@ from glob import glob
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from .contract.server import Missing, Server, find_program, free_port
+from proton import Message
+from proton.utils import BlockingConnection
+
+from .contract.server import READY_WITHIN, Missing, Server, find_program, free_port
 
 JARS = Path(os.environ.get("AMQP_JARS") or Path.home() / ".cache" / "msg-connector-template" / "amqp")
 """Where the servers that Maven fetches lie."""
@@ -105,6 +108,13 @@ class Broker(JavaServer):
         ("org.apache.activemq", "artemis-amqp-protocol", "2.44.0"),
         ("org.slf4j", "slf4j-simple", "2.0.17"),
     )
+
+    def start(self) -> None:
+        super().start()
+        connection = BlockingConnection(self.url, timeout=READY_WITHIN)
+        connection.create_receiver("first")  # what Java does for the first time takes longer than a heartbeat may
+        connection.create_sender("first").send(Message("first"))
+        connection.close()
 
     def command(self) -> list[str]:
         (self.folder / "etc").mkdir(exist_ok=True)
