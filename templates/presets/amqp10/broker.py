@@ -1,0 +1,291 @@
+"""The servers for the tests: Apache Artemis, and beside it Qpid Broker-J and RabbitMQ with its plugin."""
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from glob import glob
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from proton import Message
+from proton.utils import BlockingConnection
+
+from .contract.server import READY_WITHIN, Missing, Server, find_program, free_port
+
+JARS = Path(os.environ.get("AMQP_JARS") or Path.home() / ".cache" / "msg-connector-template" / "amqp")
+"""Where the servers that Maven fetches lie."""
+
+INSTALL = "apt-get install default-jre-headless maven"
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId> <artifactId>tests</artifactId> <version>1</version>
+  <dependencies>{}</dependencies>
+</project>
+"""
+ARTIFACT = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version>{}</dependency>"
+WITHOUT = "<exclusions><exclusion><groupId>{}</groupId><artifactId>{}</artifactId></exclusion></exclusions>"
+
+USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
+"""Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all."""
+
+LARGEST = 2_000_000
+"""What RabbitMQ takes, in bytes."""
+
+SILENCE = 4
+"""Seconds after which Artemis lets go of who is silent."""
+
+HEADER = b"AMQP\x03\x01\x00\x00"
+"""What a server answers, when it is ready, to who would like to log in."""
+
+
+class AmqpServer(Server):
+    """One that is ready when it speaks, rather than listens."""
+
+    kind: Literal["artemis", "qpid", "rabbitmq"]
+
+    def is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+                probe.sendall(HEADER)
+                return bool(probe.recv(1))
+        except OSError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}"
+
+
+class JavaServer(AmqpServer):
+    """One that Maven fetches."""
+
+    release: ClassVar[str]
+    artifacts: ClassVar[tuple[tuple[str, ...], ...]]
+
+    @classmethod
+    def fetch(cls) -> Path:
+        """Get the server with Maven, unless it is here already."""
+        jars = JARS / cls.release.replace(" ", "-")
+        if not jars.is_dir():
+            maven = find_program("mvn", INSTALL)
+            print(f"\nfetching {cls.release} with Maven into {jars}", flush=True)
+            JARS.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=JARS) as folder:
+                pom = POM.format("".join(ARTIFACT.format(*words, *[""] * (4 - len(words))) for words in cls.artifacts))
+                (Path(folder) / "pom.xml").write_text(pom)
+                command = [maven, "--batch-mode", "--quiet", "dependency:copy-dependencies", "-DincludeScope=runtime"]
+                ended = subprocess.run(
+                    [*command, "-DoutputDirectory=jars"], cwd=folder, capture_output=True, text=True, check=False
+                )
+                if ended.returncode:
+                    raise Missing(f"Maven could not fetch {cls.release}: {ended.stdout[-1000:]}")
+                if not jars.is_dir():
+                    (Path(folder) / "jars").rename(jars)
+        return jars
+
+    def version(self) -> str:
+        return self.release
+
+    def java(self, main: str, *arguments: str, **properties: object) -> list[str]:
+        """Return the command that runs a program of the server's."""
+        java = find_program("java", INSTALL)
+        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
+        options = [f"-D{name.replace('_', '.')}={value}" for name, value in properties.items()]
+        return [java, *quick, *options, "-cp", f"{self.fetch()}/*", main, *arguments]
+
+
+class Broker(JavaServer):
+    """Apache Artemis, which makes addresses as they are needed."""
+
+    kind = "artemis"
+    release = "Artemis 2.44.0"
+    artifacts = (
+        ("org.apache.activemq", "artemis-server", "2.44.0"),
+        ("org.apache.activemq", "artemis-amqp-protocol", "2.44.0"),
+        ("org.slf4j", "slf4j-simple", "2.0.17"),
+    )
+
+    def start(self) -> None:
+        super().start()
+        connection = BlockingConnection(self.url, timeout=READY_WITHIN)
+        connection.create_receiver("first")  # what Java does for the first time takes longer than a heartbeat may
+        connection.create_sender("first").send(Message("first"))
+        connection.close()
+
+    def command(self) -> list[str]:
+        (self.folder / "etc").mkdir(exist_ok=True)
+        (self.folder / "etc" / "broker.xml").write_text(self.configuration())
+        (self.folder / "users").write_text("\n".join(f"{user}={password}" for user, password in USERS.items()))
+        (self.folder / "roles").write_text("\n".join(f"{user}={user}" for user in USERS))
+        jaas = "org.apache.activemq.artemis.spi.core.security.jaas.PropertiesLoginModule"
+        files = " ".join(f'org.apache.activemq.jaas.properties.{kind}="{kind}s"' for kind in ("user", "role"))
+        (self.folder / "login").write_text(" ".join(("tests {", jaas, "required", files, ";};")))
+        main = "org.apache.activemq.artemis.core.server.embedded.Main"
+        return self.java(main, str(self.folder), java_security_auth_login_config=self.folder / "login")
+
+    def configuration(self) -> str:
+        """Return what the server is told."""
+        acceptor = f"tcp://127.0.0.1:{self.port}?protocols=AMQP;securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}"
+        making = ("createAddress", "createNonDurableQueue", "deleteNonDurableQueue")
+        rights = {
+            "#": {name: "guest" for name in (*making, "deleteAddress", "send", "consume", "manage")},
+            "deepstream.allowed": {
+                **{name: "guest,limited,reader" for name in (*making, "consume")},
+                "send": "guest,limited",
+            },
+        }
+        security = "".join(
+            f'<security-setting match="{match}">'
+            + "".join(f'<permission type="{name}" roles="{roles}"/>' for name, roles in granted.items())
+            + "</security-setting>"
+            for match, granted in rights.items()
+        )
+        return f"""<configuration xmlns="urn:activemq"><core xmlns="urn:activemq:core">
+            <persistence-enabled>false</persistence-enabled>
+            <address-queue-scan-period>500</address-queue-scan-period>
+            <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
+            <security-settings>{security}</security-settings>
+            <address-settings><address-setting match="deepstream.full">
+                <max-size-bytes>1MB</max-size-bytes><address-full-policy>BLOCK</address-full-policy>
+            </address-setting></address-settings>
+            </core></configuration>"""
+
+
+class Qpid(JavaServer):
+    """Qpid Broker-J."""
+
+    kind = "qpid"
+    release = "Qpid Broker-J 9.2.1"
+    artifacts = (
+        ("org.apache.qpid", "qpid-broker", "9.2.1", WITHOUT.format("*", "*")),
+        ("org.apache.qpid", "qpid-broker-core", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-access-control", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-amqp-1-0-protocol", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-logging-logback", "9.2.1"),
+        ("org.apache.qpid", "qpid-broker-plugins-memory-store", "9.2.1"),
+        ("commons-cli", "commons-cli", "1.9.0"),
+    )
+
+    def command(self) -> list[str]:
+        (self.folder / "config.json").write_text(json.dumps(self.configuration()))
+        words = ["-st", "Memory", "-icp", str(self.folder / "config.json")]
+        return self.java("org.apache.qpid.server.Main", *words, QPID__WORK=self.folder)
+
+    def configuration(self) -> dict[str, object]:
+        """Return what the server is told."""
+        rules = [
+            "ACL ALLOW-LOG guest ALL ALL",
+            "ACL ALLOW limited ACCESS VIRTUALHOST",
+            "ACL ALLOW limited CREATE QUEUE",
+            "ACL ALLOW limited DELETE QUEUE",
+            "ACL ALLOW limited CONSUME QUEUE",
+            'ACL ALLOW limited BIND EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            'ACL ALLOW limited UNBIND EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            'ACL ALLOW limited PUBLISH EXCHANGE name="amq.topic" routing_key="deepstream.allowed"',
+            "ACL DENY-LOG ALL ALL ALL",
+        ]
+        (self.folder / "acl").write_text("\n".join(rules) + "\n")
+        users = [{"name": user, "type": "managed", "password": password} for user, password in USERS.items()]
+        return {
+            "name": "tests",
+            "modelVersion": "9.1",
+            "authenticationproviders": [
+                {"name": "users", "type": "Plain", "users": users, "secureOnlyMechanisms": []},
+            ],
+            "accesscontrolproviders": [{"name": "acl", "type": "AclFile", "path": str(self.folder / "acl")}],
+            "ports": [
+                {
+                    "name": "AMQP",
+                    "port": self.port,
+                    "bindingAddress": "127.0.0.1",
+                    "authenticationProvider": "users",
+                    "protocols": ["AMQP_1_0"],
+                    "virtualhostaliases": [
+                        {"name": name, "type": name} for name in ("nameAlias", "defaultAlias", "hostnameAlias")
+                    ],
+                },
+            ],
+            "virtualhostnodes": [
+                {
+                    "name": "default",
+                    "type": "Memory",
+                    "defaultVirtualHostNode": True,
+                    "virtualHostInitialConfiguration": json.dumps({"type": "Memory"}),
+                },
+            ],
+        }
+
+
+class RabbitMQ(AmqpServer):
+    """RabbitMQ with its plugin for AMQP 1.0, and the daemon that Erlang needs beside it."""
+
+    kind = "rabbitmq"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._distribution_port = free_port()
+        self._daemon_port = free_port()
+
+    def start(self) -> None:
+        own = r"^(amq\.topic|stream.*|amq\.gen.*)$"
+        rights = {"guest": (".*", ".*", ".*"), "limited": (r"^amq\.gen", own, own)}
+        definitions = {
+            "vhosts": [{"name": "/"}, {"name": "other"}],
+            "users": [{"name": name, "password": USERS[name], "tags": ""} for name in rights],
+            "permissions": [
+                {"user": user, "vhost": host, "configure": configure, "write": write, "read": read}
+                for user, (configure, write, read) in rights.items()
+                for host in ("/", "other")
+            ],
+            "topic_permissions": [
+                {"user": "limited", "vhost": "/", "exchange": "amq.topic", "write": right, "read": right}
+                for right in [r"^deepstream\.allowed$"]
+            ],
+        }
+        (self.folder / "definitions.json").write_text(json.dumps(definitions))
+        (self.folder / "enabled_plugins").write_text("[rabbitmq_amqp1_0].")
+        options = {
+            "listeners.tcp.1": f"127.0.0.1:{self.port}",
+            "load_definitions": self.folder / "definitions.json",
+            "max_message_size": LARGEST,
+            "vm_memory_high_watermark.absolute": "2GB",
+            "disk_free_limit.absolute": "1MB",
+        }
+        (self.folder / "rabbitmq.conf").write_text("\n".join(f"{name} = {value}" for name, value in options.items()))
+        super().start()
+
+    def program(self, name: str) -> str:
+        """Return the path of one of RabbitMQ's programs, past Debian's wrappers, which change the user."""
+        for folder in sorted(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin"), reverse=True):
+            return f"{folder}/{name}"
+        return find_program(name, "apt-get install rabbitmq-server")
+
+    def command(self) -> list[str]:
+        server = self.program("rabbitmq-server")
+        daemon = [find_program("epmd", "apt-get install erlang-base"), "-address", "127.0.0.1"]
+        if dies_with_parent := shutil.which("setpriv"):
+            daemon = [dies_with_parent, "--pdeathsig=KILL", "--", *daemon]
+        return ["sh", "-c", f"{shlex.join(daemon)} & exec {shlex.quote(server)}"]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "HOME": str(self.folder),
+            "ERL_EPMD_PORT": str(self._daemon_port),
+            "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+            "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
+        }
+
+
+if __name__ == "__main__":
+    for server in (Broker, Qpid):
+        server.fetch()

@@ -1,0 +1,453 @@
+"""What is special about AMQP 1.0: rights, links that end, what is left behind; and each kind of server in its own way."""
+
+import asyncio
+import json
+import os
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from proton import Connection, Message
+from proton.utils import BlockingConnection
+
+from .broker import LARGEST, SILENCE, USERS, AmqpServer, Broker, Qpid, RabbitMQ
+from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire
+from .contract.plugin import MakeNode
+from .contract.proxy import Proxy
+from .contract.server import Missing
+from .subject import Settings, contract
+
+SERVICE_BUS = os.environ.get("SERVICEBUS_TEST_URL", "")
+
+
+@pytest.fixture
+def own(broker: Broker) -> Broker:
+    """The broker that the tests have started, with its users."""
+    if not broker.is_running:
+        pytest.skip("the broker is not ours to set up")
+    return broker
+
+
+@pytest.fixture(scope="module", params=[Qpid, RabbitMQ], ids=lambda kind: kind.kind)
+def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AmqpServer]:
+    """A server of another kind, running."""
+    server: AmqpServer = request.param(tmp_path_factory.mktemp("other"))
+    try:
+        server.start()
+    except Missing as missing:
+        if os.environ.get("REQUIRE_BROKERS") == "1":
+            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
+        pytest.skip(str(missing))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def gate(other: AmqpServer) -> AsyncIterator[Proxy]:
+    """A proxy in front of the other server."""
+    gate = Proxy(other.target(other.url))
+    await gate.start()
+    yield gate
+    await gate.close()
+
+
+def limited(server: AmqpServer, user: str = "limited", password: str = "s3cr3t") -> dict[str, Any]:
+    """The settings with which another user than guest enters a server."""
+    return {
+        "url": server.url.replace("guest:guest@", ""),
+        "server": server.kind,
+        "username": user,
+        "password": password,
+    }
+
+
+async def manage(broker: Broker, resource: str, operation: str, *arguments: object) -> Any:
+    """Have Artemis do something that is no business of a connector's; return its answer, or None if it cannot."""
+
+    def ask() -> Any:
+        connection = BlockingConnection(broker.url, timeout=PATIENCE)
+        try:
+            answers = connection.create_receiver(None, dynamic=True)
+            properties = {"_AMQ_ResourceName": resource, "_AMQ_OperationName": operation}
+            reply_to = answers.link.remote_source.address
+            question = Message(json.dumps(arguments), reply_to=reply_to, properties=properties)
+            connection.create_sender("activemq.management").send(question)
+            answer = answers.receive(timeout=PATIENCE)
+            succeeded = answer.properties and answer.properties["_AMQ_OperationSucceeded"]
+            return json.loads(str(answer.body))[0] if answer.body and succeeded else None
+        finally:
+            connection.close()
+
+    return await asyncio.to_thread(ask)
+
+
+async def until_left(broker: Broker, topic: str, queues: int) -> None:
+    """Return when Artemis has so many queues for a topic."""
+    async with asyncio.timeout(PATIENCE):
+        while len(await manage(broker, f"address.deepstream.{topic}", "getQueueNames") or ()) != queues:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.clause("E3")
+async def test_a_refusal_is_told_to_its_caller_alone(own: Broker, node: MakeNode) -> None:
+    free: Node = await node()
+    one: Node = await node(publish_timeout=60, **limited(own))
+    mailbox, answers = Log(), Log()
+    await one.subscribe("allowed", mailbox)
+    await free.subscribe("allowed", answers)
+    asked = [one.publish(f"forbidden-{number}" if number % 2 else "allowed", number) for number in range(20)]
+    asked += [one.subscribe(f"forbidden-{number}" if number % 2 else "allowed", Log()) for number in range(20)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results[:20]] == [type(None), contract.PublishError] * 10
+    assert [type(result) for result in results[20:]] == [type(None), contract.SubscribeError] * 10
+    assert all("permission" in str(result) for result in results if result)
+    await free.publish("allowed", "in")
+    assert (await mailbox.count(1), await answers.count(10)) == (["in"], list(range(0, 20, 2)))
+    assert (one.is_ready, len(one.readies.items)) == (True, 1)
+
+
+@pytest.mark.clause("E3")
+async def test_who_may_only_receive_is_refused_a_publish_where_the_address_is_there(
+    own: Broker, node: MakeNode
+) -> None:
+    free: Node = await node()
+    reader: Node = await node(publish_timeout=60, **limited(own, "reader"))
+    mailbox = Log()
+    await reader.subscribe("allowed", mailbox)
+    with pytest.raises(contract.PublishError, match="permission='SEND'"):
+        await reader.publish("allowed", "out")
+    await free.publish("allowed", "in")
+    assert await mailbox.count(1) == ["in"]
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_wrong_password_is_told_without_showing_it(
+    own: Broker, node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    connector: Node = await node(connect=False, **limited(own, password="wr0ng-s3cr3t"))
+    in_url: Node = await node(connect=False, url=own.url.replace("guest:guest", "guest:wr0ng-s3cr3t"))
+    for each in (connector, in_url):
+        with pytest.raises(contract.ConnectError, match="Authentication failed") as raised:
+            await each.connect()
+        assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
+    await (await node()).close()
+    assert "Connecting to" in caplog.text
+    assert "wr0ng-s3cr3t" not in caplog.text and USERS["guest"] + "@" not in caplog.text
+
+
+@pytest.mark.clause("S5")
+async def test_too_large_a_message_is_not_sent(node: MakeNode, topic: str) -> None:
+    publisher: SpiedNode = await node(SpiedNode, max_frame_bytes=100_000)
+    mailbox = Log()
+    await (await node()).subscribe(topic, mailbox)
+    with pytest.raises(contract.MessageTooLargeError):
+        await publisher.publish(topic, "x" * 100_000)
+    await asyncio.gather(*(publisher.publish(topic, "y" * 60_000) for _ in range(5)))
+    assert [len(text) for text in await mailbox.count(5)] == [60_000] * 5
+    assert publisher.called("publish") == 5
+
+
+@pytest.mark.clause("L4", "R1")
+@pytest.mark.parametrize("fate", ["unsubscribed", "closed", "killed", "silent"])
+async def test_a_node_that_leaves_leaves_no_queue(
+    own: Broker, change: Callable[..., Settings], proxy: Proxy, through: str, topic: str, fate: str
+) -> None:
+    wire = Wire(change(url=through))
+    await wire.transport.connect()
+    for name in (topic, f"{topic}-2"):
+        await wire.transport.subscribe(name)
+    await until_left(own, topic, 1)
+    started = asyncio.get_running_loop().time()
+    if fate == "unsubscribed":
+        await wire.transport.unsubscribe(topic)
+    elif fate == "killed":
+        await proxy.cut()
+    elif fate == "silent":
+        proxy.mute()
+    else:
+        await wire.transport.close()
+    await until_left(own, topic, 0)
+    assert (asyncio.get_running_loop().time() - started > SILENCE / 2) == (fate == "silent")
+    await until_left(own, f"{topic}-2", 1 if fate == "unsubscribed" else 0)
+    if fate != "closed":
+        await wire.transport.close()
+    await until_left(own, f"{topic}-2", 0)
+
+
+@pytest.mark.clause("M3", "R4")
+async def test_an_address_that_the_broker_has_removed_is_made_anew(own: Broker, node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    for turn in range(3):
+        mailbox = Log()
+        await subscriber.subscribe(topic, mailbox)
+        await publisher.publish(topic, turn)
+        assert await mailbox.count(1) == [turn]
+        await subscriber.unsubscribe(topic, mailbox)
+        async with asyncio.timeout(PATIENCE):
+            while f"deepstream.{topic}" in await manage(own, "broker", "getAddressNames"):
+                await asyncio.sleep(0.05)
+        await publisher.publish(topic, "to nobody")
+
+
+@pytest.mark.clause("R1", "R4")
+async def test_a_subscription_that_the_broker_ends_is_a_lost_connection(
+    own: Broker, node: MakeNode, topic: str
+) -> None:
+    subscriber, publisher = await node(noisy=True), await node()
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    for turn in range(3):
+        await publisher.publish(topic, turn)
+        await mailbox.count(turn + 1)
+        (queue,) = await manage(own, f"address.deepstream.{topic}", "getQueueNames")
+        await manage(own, "broker", "destroyQueue", queue, True)
+        await subscriber.until_ready(turn + 2)
+    await publisher.publish(topic, "back")
+    assert await mailbox.before("back") == [0, 1, 2]
+    assert all(isinstance(error, contract.ConnectionLostError) for error in subscriber.errors.items)
+
+
+@pytest.mark.clause("R3", "R4", "R5")
+async def test_what_a_full_address_does_not_take_waits_and_is_no_loss_of_the_connection(
+    own: Broker, node: MakeNode, proxy: Proxy, through: str
+) -> None:
+    publisher: Node = await node(publish_timeout=1)
+    subscriber: Node = await node(noisy=True, url=through, heartbeat=60)
+    mailbox, sent = Log(), 0
+    await subscriber.subscribe("full", mailbox)
+    proxy.mute()
+    with pytest.raises(contract.PublishError, match="publish_timeout"):
+        while True:
+            sent += 1
+            await publisher.publish("full", f"{sent:100000}")
+    refused = await asyncio.gather(*(publisher.publish("full", "more") for _ in range(9)), return_exceptions=True)
+    assert {type(error) for error in refused} == {contract.PublishError}
+    await proxy.heal()
+    await mailbox.count(sent - 1)
+    await publisher.publish("full", "after")
+    await mailbox.until(lambda items: items[-1] == "after")
+    assert len(mailbox.items) + subscriber.stats()["lost"] == sent + 10
+    assert (len(publisher.readies.items), len(subscriber.readies.items)) == (1, 1)
+
+
+@pytest.mark.clause("S4")
+async def test_what_others_send_is_no_frame(own: Broker, node: MakeNode, topic: str) -> None:
+    subscriber: Node = await node(noisy=True)
+    publisher, mailbox = await node(), Log()
+    await subscriber.subscribe(topic, mailbox)
+
+    def send() -> None:
+        connection = BlockingConnection(own.url, timeout=PATIENCE)
+        sender = connection.create_sender(f"deepstream.{topic}")
+        for body in ("text", b"", b"bytes", 5, None, ["list"], {"a": "map"}):
+            sender.send(Message(body))
+        connection.close()
+
+    await asyncio.to_thread(send)
+    await publisher.publish(topic, "fine")
+    assert await mailbox.count(1) == ["fine"]
+    assert [type(error) for error in subscriber.errors.items] == [contract.BadFrameError] * 7
+    assert len(subscriber.readies.items) == 1
+
+
+@pytest.mark.clause("L1", "L3")
+async def test_tls_with_a_certificate_of_the_client(
+    node: MakeNode, given: Settings, topic: str, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(["openssl", "req", *words, "-out", cert, "-keyout", key], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    address = given.url.get_secret_value().rpartition("@")[2].partition("/")[0]
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection(*address.split(":"))
+        await asyncio.gather(forward(reader, far_writer), forward(far_reader, writer))
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        url = f"amqps://guest:guest@localhost:{server.sockets[0].getsockname()[1]}"
+        one: Node = await node(url=url, tls_ca_file=cert, tls_cert_file=cert, tls_key_file=key)
+        await one.publish(topic, "by TLS")
+        await one.close()
+        for files in ({"tls_cert_file": cert, "tls_key_file": key}, {"tls_ca_file": cert}):
+            with pytest.raises(contract.ConnectError, match="(?i)ssl|tls|certificate"):
+                await (await node(connect=False, url=url, **files)).connect()
+        elsewhere = url.replace("localhost", "127.0.0.1")
+        with pytest.raises(contract.ConnectError, match="(?i)ssl|tls|certificate"):
+            await (
+                await node(connect=False, url=elsewhere, tls_ca_file=cert, tls_cert_file=cert, tls_key_file=key)
+            ).connect()
+
+
+@pytest.mark.clause("L1", "M6")
+async def test_prefixes_are_apart(node: MakeNode, topic: str) -> None:
+    nodes: list[Node] = [await node(prefix=prefix) for prefix in ("deepstream.", "other/", None)]
+    mailboxes = [Log() for _ in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    for index, each in enumerate(nodes):
+        await each.publish(topic, index)
+    assert (await mailboxes[0].count(1), await mailboxes[2].count(1)) == ([2], [0])
+    assert mailboxes[1].items == []
+
+
+@pytest.mark.clause("L1")
+def test_each_kind_of_server_has_its_addresses() -> None:
+    def addresses(**options: Any) -> tuple[str | None, str | None]:
+        settings, connection = Settings(**options), Connection()
+        sent, received = settings.link(connection, "a b", False), settings.link(connection, "a b", True)
+        found = sent.target.address, received.source.address
+        connection.free()
+        return found
+
+    assert addresses() == ("deepstream.a_20b",) * 2
+    assert addresses(server="activemq") == ("topic://deepstream.a_20b",) * 2
+    assert addresses(server="qpid") == ("amq.topic/deepstream.a_20b",) * 2
+    assert addresses(server="rabbitmq", prefix="/exchange/ours/") == ("/exchange/ours/a_20b",) * 2
+    ours = {"server": "servicebus", "subscription": "node-1"}
+    assert addresses(**ours) == ("deepstream.a_20b", "deepstream.a_20b/Subscriptions/node-1")
+    with pytest.raises(ValueError, match="subscription"):
+        Settings(server="servicebus")
+
+
+@pytest.mark.clause("M1")
+async def test_service_bus(node: MakeNode) -> None:
+    if not SERVICE_BUS:
+        pytest.skip("Azure Service Bus is not proved: no server to be had; SERVICEBUS_TEST_URL names one")
+    ours = {"url": SERVICE_BUS, "server": "servicebus", "connect_timeout": 60}
+    nodes: list[Node] = [await node(subscription=name, **ours) for name in ("one", "two")]
+    mailbox = Log()
+    await nodes[1].subscribe("EVENT", mailbox)
+    for number in range(10):
+        await nodes[0].publish("EVENT", number)
+    assert await mailbox.count(10) == list(range(10))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.clause("R2", "R4")
+async def test_five_restarts_under_load_leave_an_exact_balance(own: Broker, node: MakeNode, topic: str) -> None:
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
+    await balance(nodes, topic, own.restart, 5)
+    await until_left(own, topic, 3)
+
+
+@pytest.mark.clause("M1", "M2", "M6", "M7")
+async def test_other_servers_broadcast_in_order(other: AmqpServer, node: MakeNode, topic: str) -> None:
+    nodes: list[Node] = [await node(url=other.url, server=other.kind) for _ in range(3)]
+    topics = [f"{topic}{rest}" for rest in ("", ".*", "/#", "?", "%2F", " \n", "é", "x" * 200)]
+    mailboxes = [{name: Log() for name in topics} for _ in nodes]
+    for each, boxes in zip(nodes, mailboxes, strict=True):
+        for name, mailbox in boxes.items():
+            await each.subscribe(name, mailbox)
+    for name in topics:
+        for number in range(5):
+            await asyncio.gather(*(each.publish(name, [index, name, number]) for index, each in enumerate(nodes)))
+    await nodes[0].publish("nobody-listens", 1)
+    for index, boxes in enumerate(mailboxes):
+        for name, mailbox in boxes.items():
+            items = await mailbox.count(10)
+            for sender in {0, 1, 2} - {index}:
+                assert [item for item in items if item[0] == sender] == [[sender, name, number] for number in range(5)]
+            await nodes[index].unsubscribe(name, mailbox)
+    assert [each.stats()["lost"] for each in nodes] == [0, 0, 0]
+
+
+@pytest.mark.clause("E3", "L3", "L9")
+async def test_other_servers_refuse(other: AmqpServer, node: MakeNode) -> None:
+    with pytest.raises(contract.ConnectError, match="Authentication failed") as raised:
+        await (await node(connect=False, **limited(other, password="wr0ng-s3cr3t"))).connect()
+    assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
+    free: Node = await node(url=other.url, server=other.kind)
+    one: Node = await node(publish_timeout=60, **limited(other))
+    answers = Log()
+    await free.subscribe("allowed", answers)
+    asked = [one.publish(f"forbidden-{number}" if number % 2 else "allowed", number) for number in range(20)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), contract.PublishError] * 10
+    assert await answers.count(10) == list(range(0, 20, 2))
+    assert (one.is_ready, len(one.readies.items)) == (True, 1)
+
+
+@pytest.mark.clause("S5")
+async def test_other_servers_take_what_is_not_too_large(other: AmqpServer, node: MakeNode, topic: str) -> None:
+    careless: Node = await node(url=other.url, server=other.kind, max_message_bytes=2 * LARGEST)
+    mailbox = Log()
+    await (await node(url=other.url, server=other.kind)).subscribe(topic, mailbox)
+    await careless.publish(topic, "y" * (LARGEST - 1000))
+    assert [len(text) for text in await mailbox.count(1)] == [LARGEST - 1000]
+    if other.kind == "rabbitmq":
+        with pytest.raises(contract.MessageTooLargeError):
+            await careless.publish(topic, "x" * LARGEST)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.clause("R1", "R2", "R4")
+async def test_other_servers_leave_an_exact_balance(other: AmqpServer, gate: Proxy, node: MakeNode, topic: str) -> None:
+    url = other.through(other.url, gate.port)
+    nodes: list[Node] = [
+        await node(noisy=True, publish_timeout=60, url=url, server=other.kind, heartbeat=1.2) for _ in range(3)
+    ]
+
+    async def break_off() -> None:
+        await gate.cut()
+
+    async def fall_silent() -> None:
+        gate.mute()
+        async with asyncio.timeout(PATIENCE):
+            while any(each.is_ready for each in nodes):
+                await asyncio.sleep(0.01)
+        await gate.heal()
+
+    await balance(nodes, f"{topic}-1", break_off, 5)
+    await balance(nodes, f"{topic}-2", fall_silent, 2)
+    await balance(nodes, f"{topic}-3", other.restart, 1)
+
+
+async def balance(nodes: list[Node], topic: str, disturb: Callable[[], Any], times: int) -> None:
+    """Publish from all nodes while they are disturbed; all that was sent must have come, in order, or be told of."""
+    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
+    lost = [each.stats()["lost"] for each in nodes]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
+    is_over = asyncio.Event()
+
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            await nodes[index].publish(topic, [index, sent[index]])
+
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(len(nodes))]
+    for mailbox in mailboxes:
+        await mailbox.until(lambda items: len({sender for sender, _ in items}) == len(nodes) - 1)
+    for _ in range(times):
+        readies = [len(each.readies.items) for each in nodes]
+        await disturb()
+        for each, before in zip(nodes, readies, strict=True):
+            await each.until_ready(before + 1)
+    is_over.set()
+    await asyncio.gather(*publishing)
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        wanted = sum(sent) - sent[index]
+        async with asyncio.timeout(PATIENCE):
+            while len(mailbox.items) + each.stats()["lost"] - lost[index] < wanted:
+                await asyncio.sleep(0.01)
+        assert len(mailbox.items) + each.stats()["lost"] - lost[index] == wanted
+        for sender in set(range(len(nodes))) - {index}:
+            numbers = [number for other, number in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))
