@@ -1,12 +1,9 @@
 """The servers for the tests: Apache Artemis, and beside it Qpid Broker-J and RabbitMQ with its plugin."""
 
 import json
-import os
 import shlex
 import shutil
 import socket
-import subprocess
-import tempfile
 from glob import glob
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -14,20 +11,8 @@ from typing import ClassVar, Literal
 from proton import Message
 from proton.utils import BlockingConnection
 
-from .contract.server import READY_WITHIN, Missing, Server, find_program, free_port
-
-JARS = Path(os.environ.get("AMQP_JARS") or Path.home() / ".cache" / "msg-connector-template" / "amqp")
-"""Where the servers that Maven fetches lie."""
-
-INSTALL = "apt-get install default-jre-headless maven"
-POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>tests</groupId> <artifactId>tests</artifactId> <version>1</version>
-  <dependencies>{}</dependencies>
-</project>
-"""
-ARTIFACT = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version>{}</dependency>"
-WITHOUT = "<exclusions><exclusion><groupId>{}</groupId><artifactId>{}</artifactId></exclusion></exclusions>"
+from .contract.java import fetch, java
+from .contract.server import READY_WITHIN, Server, find_program, free_port
 
 USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
 """Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all."""
@@ -64,38 +49,20 @@ class JavaServer(AmqpServer):
     """One that Maven fetches."""
 
     release: ClassVar[str]
-    artifacts: ClassVar[tuple[tuple[str, ...], ...]]
+    artifacts: ClassVar[tuple[str, ...]]
 
     @classmethod
     def fetch(cls) -> Path:
-        """Get the server with Maven, unless it is here already."""
-        jars = JARS / cls.release.replace(" ", "-")
-        if not jars.is_dir():
-            maven = find_program("mvn", INSTALL)
-            print(f"\nfetching {cls.release} with Maven into {jars}", flush=True)
-            JARS.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=JARS) as folder:
-                pom = POM.format("".join(ARTIFACT.format(*words, *[""] * (4 - len(words))) for words in cls.artifacts))
-                (Path(folder) / "pom.xml").write_text(pom)
-                command = [maven, "--batch-mode", "--quiet", "dependency:copy-dependencies", "-DincludeScope=runtime"]
-                ended = subprocess.run(
-                    [*command, "-DoutputDirectory=jars"], cwd=folder, capture_output=True, text=True, check=False
-                )
-                if ended.returncode:
-                    raise Missing(f"Maven could not fetch {cls.release}: {ended.stdout[-1000:]}")
-                if not jars.is_dir():
-                    (Path(folder) / "jars").rename(jars)
-        return jars
+        """Return the folder where the server lies, which Maven fetches the first time."""
+        return fetch(cls.release.lower().replace(" ", "-"), *cls.artifacts)
 
     def version(self) -> str:
         return self.release
 
-    def java(self, main: str, *arguments: str, **properties: object) -> list[str]:
-        """Return the command that runs a program of the server's."""
-        java = find_program("java", INSTALL)
-        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
-        options = [f"-D{name.replace('_', '.')}={value}" for name, value in properties.items()]
-        return [java, *quick, *options, "-cp", f"{self.fetch()}/*", main, *arguments]
+    def program(self, main: str, *arguments: str, **properties: object) -> list[str]:
+        """Return the command that runs a program of the server's, with properties of Java's (`__` for a dot)."""
+        options = [f"-D{name.replace('__', '.')}={value}" for name, value in properties.items()]
+        return java([f"{self.fetch()}/*"], main, *arguments, options=options)
 
 
 class Broker(JavaServer):
@@ -104,9 +71,9 @@ class Broker(JavaServer):
     kind = "artemis"
     release = "Artemis 2.44.0"
     artifacts = (
-        ("org.apache.activemq", "artemis-server", "2.44.0"),
-        ("org.apache.activemq", "artemis-amqp-protocol", "2.44.0"),
-        ("org.slf4j", "slf4j-simple", "2.0.17"),
+        "org.apache.activemq:artemis-server:2.44.0",
+        "org.apache.activemq:artemis-amqp-protocol:2.44.0",
+        "org.slf4j:slf4j-simple:2.0.17",
     )
 
     def start(self) -> None:
@@ -125,7 +92,7 @@ class Broker(JavaServer):
         files = " ".join(f'org.apache.activemq.jaas.properties.{kind}="{kind}s"' for kind in ("user", "role"))
         (self.folder / "login").write_text(" ".join(("tests {", jaas, "required", files, ";};")))
         main = "org.apache.activemq.artemis.core.server.embedded.Main"
-        return self.java(main, str(self.folder), java_security_auth_login_config=self.folder / "login")
+        return self.program(main, str(self.folder), java__security__auth__login__config=self.folder / "login")
 
     def configuration(self) -> str:
         """Return what the server is told."""
@@ -161,19 +128,19 @@ class Qpid(JavaServer):
     kind = "qpid"
     release = "Qpid Broker-J 9.2.1"
     artifacts = (
-        ("org.apache.qpid", "qpid-broker", "9.2.1", WITHOUT.format("*", "*")),
-        ("org.apache.qpid", "qpid-broker-core", "9.2.1"),
-        ("org.apache.qpid", "qpid-broker-plugins-access-control", "9.2.1"),
-        ("org.apache.qpid", "qpid-broker-plugins-amqp-1-0-protocol", "9.2.1"),
-        ("org.apache.qpid", "qpid-broker-plugins-logging-logback", "9.2.1"),
-        ("org.apache.qpid", "qpid-broker-plugins-memory-store", "9.2.1"),
-        ("commons-cli", "commons-cli", "1.9.0"),
+        "org.apache.qpid:qpid-broker:9.2.1:alone",
+        "org.apache.qpid:qpid-broker-core:9.2.1",
+        "org.apache.qpid:qpid-broker-plugins-access-control:9.2.1",
+        "org.apache.qpid:qpid-broker-plugins-amqp-1-0-protocol:9.2.1",
+        "org.apache.qpid:qpid-broker-plugins-logging-logback:9.2.1",
+        "org.apache.qpid:qpid-broker-plugins-memory-store:9.2.1",
+        "commons-cli:commons-cli:1.9.0",
     )
 
     def command(self) -> list[str]:
         (self.folder / "config.json").write_text(json.dumps(self.configuration()))
         words = ["-st", "Memory", "-icp", str(self.folder / "config.json")]
-        return self.java("org.apache.qpid.server.Main", *words, QPID__WORK=self.folder)
+        return self.program("org.apache.qpid.server.Main", *words, QPID_WORK=self.folder)
 
     def configuration(self) -> dict[str, object]:
         """Return what the server is told."""

@@ -3,49 +3,22 @@
 import os
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
 from .contract.blanks import TEST_URL
-from .contract.server import Missing, Server, find_program, free_port
+from .contract.java import fetch, java
+from .contract.server import Server, free_port
 
 VERSION = "3.9.1"
-JARS = Path(os.environ.get("KAFKA_JARS") or Path.home() / ".cache" / "msg-connector-template" / "kafka") / VERSION
-"""Where the server lies, once it has been fetched."""
-
-INSTALL = "apt-get install default-jre-headless maven"
-
-POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>tests</groupId> <artifactId>tests</artifactId> <version>1</version>
-  <dependencies>
-    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version></dependency>
-    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
-  </dependencies>
-</project>
-"""  # noqa: E501
-
 API_VERSIONS = b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff"
 """A request that a broker answers before all others."""
 
 
-def fetch() -> None:
-    """Get the server with Maven, unless it is here already."""
-    if JARS.is_dir():
-        return
-    maven = find_program("mvn", INSTALL)
-    print(f"\nfetching Apache Kafka {VERSION} with Maven into {JARS}", flush=True)
-    JARS.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=JARS.parent) as folder:
-        (Path(folder) / "pom.xml").write_text(POM)
-        goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"]
-        ended = subprocess.run([maven, "--batch-mode", "--quiet", *goal], cwd=folder, capture_output=True, text=True)
-        if ended.returncode:
-            raise Missing(f"Maven could not fetch Apache Kafka {VERSION}: {ended.stdout[-1000:]}")
-        if not JARS.is_dir():
-            (Path(folder) / "jars").rename(JARS)
+def jars() -> Path:
+    """Return the folder where the server lies, which Maven fetches the first time."""
+    return fetch(f"kafka-{VERSION}", f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 
 
 class Broker(Server):
@@ -55,7 +28,7 @@ class Broker(Server):
     proxy, which it advertises at the proxy's port; and one at which a user must log in.
     """
 
-    keeps_messages = True
+    keeps_messages = is_durable = True
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
     """Who may enter at `login_port`, with which password, without any rights at first."""
 
@@ -89,21 +62,17 @@ class Broker(Server):
         except OSError:
             return False
 
-    def java(self, main: str, *arguments: str) -> list[str]:
+    def program(self, main: str, *arguments: str) -> list[str]:
         """Return the command that runs one of Kafka's programs."""
-        java = find_program("java", INSTALL)
-        fetch()
-        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
-        quiet = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-XX:-UsePerfData"]
-        return [java, *quick, *quiet, "-cp", f"{JARS}/*", main, *arguments]
+        return java([f"{jars()}/*"], main, *arguments)
 
     def command(self) -> list[str]:
         properties = self.folder / "server.properties"
         if not properties.exists():
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.properties().items()))
             words = ["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config", str(properties)]
-            subprocess.run(self.java("kafka.tools.StorageTool", *words), check=True, capture_output=True)
-        return self.java("kafka.Kafka", str(properties))
+            subprocess.run(self.program("kafka.tools.StorageTool", *words), check=True, capture_output=True)
+        return self.program("kafka.Kafka", str(properties))
 
     def properties(self) -> dict[str, object]:
         """Return the settings of the server."""
@@ -142,4 +111,4 @@ def _places(ports: dict[str, int]) -> str:
 
 
 if __name__ == "__main__":
-    fetch()
+    jars()

@@ -33,7 +33,7 @@ async def allow(broker: Broker, user: str, topic: str, *operations: str) -> dict
         pytest.skip("the broker is not ours to give rights at")
     words = ["--bootstrap-server", f"127.0.0.1:{broker.port}", "--add", "--allow-principal", f"User:{user}"]
     words += [word for operation in operations for word in ("--operation", operation)]
-    command = broker.java("kafka.admin.AclCommand", *words, "--topic", contract.escape(topic, "_"))
+    command = broker.program("kafka.admin.AclCommand", *words, "--topic", contract.escape(topic, "_"))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
     assert await process.wait() == 0
     return {"url": broker.login_url, "username": user, "password": broker.users[user]}

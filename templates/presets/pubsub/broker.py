@@ -1,13 +1,11 @@
 """The server for the tests: Google's emulator of Pub/Sub, which comes with the Google Cloud SDK."""
 
-import os
 import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import ClassVar
 
-from .contract.server import Missing, Server, find_program
+from .contract.java import fetch, java
+from .contract.server import Missing, Server
 
 INSTALL = "apt-get install google-cloud-cli-pubsub-emulator, or gcloud components install pubsub-emulator"
 UNTOLD = "Pub/Sub accepts a message before it delivers it, and tells nobody when it has"
@@ -18,8 +16,6 @@ MISMATCHED = {"0.8.20": "1.68.1"}
 
 It does not notice then that a stream has ended, and goes on delivering to nodes that are gone.
 """
-JARS = Path(os.environ.get("PUBSUB_JARS") or Path.home() / ".cache" / "msg-connector-template" / "pubsub")
-"""Where gRPC's API lies, once it has been fetched."""
 
 
 def emulator() -> Path:
@@ -36,25 +32,11 @@ def version_of(jar: Path) -> str:
     return jar.stem.removeprefix("cloud-pubsub-emulator-").removesuffix("-all")
 
 
-def fetch() -> list[Path]:
-    """Return the jars that make an emulator; get what its own lacks with Maven, unless it is here already."""
+def jars() -> list[str | Path]:
+    """Return what makes an emulator: its jar, and before it what that lacks, which Maven fetches the first time."""
     jar = emulator()
-    if not (version := MISMATCHED.get(version_of(jar))):
-        return [jar]
-    api = JARS / f"grpc-api-{version}.jar"
-    if not api.exists():
-        maven = find_program("mvn", "apt-get install maven")
-        print(f"\nfetching gRPC's API {version} with Maven into {JARS}", flush=True)
-        JARS.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=JARS) as folder:
-            goal = ["dependency:copy", f"-Dartifact=io.grpc:grpc-api:{version}", f"-DoutputDirectory={folder}"]
-            ended = subprocess.run(
-                [maven, "--batch-mode", "--quiet", *goal], capture_output=True, text=True, cwd=folder
-            )
-            if ended.returncode:
-                raise Missing(f"Maven could not fetch gRPC's API {version}: {ended.stdout[-1000:]}")
-            (Path(folder) / api.name).replace(api)
-    return [api, jar]
+    version = MISMATCHED.get(version_of(jar))
+    return [f"{fetch(f'grpc-api-{version}', f'io.grpc:grpc-api:{version}:alone')}/*", jar] if version else [jar]
 
 
 class Broker(Server):
@@ -72,11 +54,9 @@ class Broker(Server):
         return f"the Pub/Sub emulator {version_of(emulator())}"
 
     def command(self) -> list[str]:
-        java = find_program("java", "apt-get install default-jre-headless")
-        quick = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
         place = ["--host=127.0.0.1", f"--port={self.port}"]
         some = [f"--projects={self.projects}"] if self.projects else []
-        return [java, *quick, "-cp", os.pathsep.join(map(str, fetch())), MAIN, *place, *some]
+        return java(jars(), MAIN, *place, *some)
 
     @property
     def url(self) -> str:
@@ -84,4 +64,4 @@ class Broker(Server):
 
 
 if __name__ == "__main__":
-    fetch()
+    jars()

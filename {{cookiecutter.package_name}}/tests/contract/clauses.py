@@ -12,7 +12,7 @@ CHAPTERS = {
 }
 
 NOTHING = ()
-CONNECT = ("settings", "command", "url", "connect")
+CONNECT = ("settings", "command", "url", "connect", "ping")
 TALK = (*CONNECT, "publish", "subscribe")
 LEAVE = (*TALK, "unsubscribe")
 ALL = (*LEAVE, "close")

@@ -52,6 +52,9 @@ class Server(ABC):
     keeps_messages: ClassVar[bool] = False
     """Whether a node that was away gets what it missed, rather than being told how much it was."""
 
+    is_durable: ClassVar[bool] = False
+    """Whether it keeps that over its own restart, too."""
+
     used: ClassVar[str] = ""
     """Which server the tests talk to, for the report."""
 
