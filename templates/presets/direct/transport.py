@@ -1,4 +1,4 @@
-"""How messages travel through Zenoh, without a broker: a topic is a key that its subscribers answer."""
+"""How messages travel through Zenoh, without a broker: what is put is confirmed by a question behind it."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,18 +16,14 @@ from .settings import Settings
 T = TypeVar("T")
 
 REMOTE = zenoh.Locality.REMOTE
-TO_ALL: dict[str, Any] = {
-    "target": zenoh.QueryTarget.ALL,
-    "consolidation": zenoh.ConsolidationMode.NONE,
-    "congestion_control": zenoh.CongestionControl.BLOCK,
-    "allowed_destination": REMOTE,
-}
+BLOCK = zenoh.CongestionControl.BLOCK
 
 
 class BrokerTransport(Transport[Settings]):
-    """One session. A frame is a query to all who are subscribed, so that each confirms it; nobody confirms a put.
+    """One session: a peer's, linked to all other peers, or that of a node behind one peer or router.
 
-    Zenoh sends in order and each node handles a link in order: an answer confirms all that was sent before, too.
+    Zenoh confirms neither a put nor a declaration. Since all is sent, and handled, in order on each link, the answer
+    to a question that follows confirms both: a peer asks all other nodes, a node behind another asks that one.
     """
 
     _session: zenoh.Session | None = None
@@ -35,29 +31,35 @@ class BrokerTransport(Transport[Settings]):
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
         self._is_peer = settings.listen is not None
-        self._topics: dict[str, zenoh.Queryable[None]] = {}
+        self._topics: dict[str, zenoh.Subscriber[None]] = {}
         self._links: dict[str, str] = {}  # by node: the address at the other end
         self._mending: set[asyncio.Task[None]] = set()
+        self._answering: set[str] = set()  # the nodes that have answered the last question to all
+        self._is_one_silent = False  # so that only those who have answered are waited for
         self._thread = ThreadPoolExecutor(1, "zenoh")  # what may block is done there, one after another
 
     async def connect(self) -> None:
         self._bridge = Bridge()
         await self._call(self._open)
-        await self.ping()
         assert self._session
-        if not await self._call(self._session.info.links) and not self.settings.may_be_alone:
+        if self._is_peer and self.settings.may_be_alone:
+            return
+        if not await self._call(self._session.info.links):
             raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
+        await self._ask()
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        await self._ask_nodes(f"topic/{escape(topic)}", payload=payload)
+        assert self._session
+        await self._call(self._session.put, _key(topic), payload, congestion_control=BLOCK, allowed_destination=REMOTE)
+        await self._ask()
 
     async def subscribe(self, topic: str) -> None:
         assert self._session
-        key = f"topic/{escape(topic)}"
         if topic not in self._topics:
-            take = Callback(partial(self._take, topic, key), indirect=False)
-            self._topics[topic] = await self._call(self._session.declare_queryable, key, take, allowed_origin=REMOTE)
-        await self._ask_nodes("node/*")
+            take = Callback(partial(self._take, topic), indirect=False)
+            declare = self._session.declare_subscriber
+            self._topics[topic] = await self._call(declare, _key(topic), take, allowed_origin=REMOTE)
+        await self._ask_all()
 
     async def unsubscribe(self, topic: str) -> None:
         await self._call(self._topics.pop(topic).undeclare)
@@ -65,13 +67,14 @@ class BrokerTransport(Transport[Settings]):
     async def ping(self) -> None:
         while True:
             with suppress(TimeoutError):
-                return await (self._ask_nodes("node/*") if self._is_peer else self._ask_upstream())
+                return await self._ask()
 
     async def close(self) -> None:
         for task in self._mending:
             task.cancel()
         try:
-            await self._call(self._close)
+            # A session that is still being opened is closed after that, whoever waits for it.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._close))
             self._thread.shutdown()
         finally:
             self._thread.shutdown(wait=False)
@@ -86,36 +89,58 @@ class BrokerTransport(Transport[Settings]):
 
     def _close(self) -> None:
         if self._session:
-            self._session.close()
+            self._session.close()  # type: ignore[no-untyped-call]
 
     async def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
         call = partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    async def _ask_nodes(self, key: str, **options: Any) -> None:
-        """Return when all nodes that have `key` have answered, or those that do in time; raise if none of them did."""
-        assert self._session
-        await self._ask(self._session.get, key, **TO_ALL, **options)
+    async def _ask(self) -> None:
+        await (self._ask_all() if self._is_peer else self._ask_upstream())
 
     async def _ask_upstream(self) -> None:
         """Return when the node or router to which we are connected has answered."""
         assert self._session
-        await self._ask(self._session.liveliness().get, "node/*")
-
-    async def _ask(self, get: Callable[..., None], key: str, **options: Any) -> None:
-        replies: list[zenoh.Reply] = []
-        done = asyncio.get_running_loop().create_future()
-        handler = Callback(replies.append, partial(self._bridge.call, _finish, done), indirect=False)
-        await self._call(get, key, handler, timeout=self.settings.patience, **options)
+        done, silent = asyncio.get_running_loop().create_future(), list[zenoh.Reply]()
+        handler = Callback(silent.append, partial(self._bridge.call, _finish, done), indirect=False)
+        await self._call(self._session.liveliness().get, "node/*", handler, timeout=self.settings.patience)
         await done
-        if replies and not any(reply.ok for reply in replies):
+        if silent:
+            raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
+
+    async def _ask_all(self) -> None:
+        """Return when all other nodes have answered, or those that do in time; raise if there are others and none does."""
+        assert self._session
+        done, heard, silent = asyncio.get_running_loop().create_future(), set[str](), list[zenoh.Reply]()
+
+        def hear(reply: zenoh.Reply) -> None:
+            if reply.ok is None:
+                silent.append(reply)
+                return
+            heard.add(str(reply.ok.key_expr))
+            if self._is_one_silent and self._answering <= heard:
+                _finish(done)
+
+        def end() -> None:
+            self._answering, self._is_one_silent = heard, bool(silent and heard)
+            _finish(done)
+
+        await self._call(
+            self._session.get,
+            "node/*",
+            Callback(partial(self._bridge.call, hear), partial(self._bridge.call, end), indirect=False),
+            target=zenoh.QueryTarget.ALL,
+            consolidation=zenoh.ConsolidationMode.NONE,
+            congestion_control=BLOCK,
+            allowed_destination=REMOTE,
+            timeout=self.settings.patience,
+        )
+        await done
+        if silent and not heard:
             raise TimeoutError(f"no other node answered within {self.settings.patience:.3g} s")
 
-    def _take(self, topic: str, key: str, query: zenoh.Query) -> None:
-        """Take a frame, on a thread of Zenoh's, and confirm it."""
-        if query.payload is not None:
-            self._bridge.call(self._hand_in, topic, query.payload.to_bytes())
-        _answer(key, query)
+    def _take(self, topic: str, sample: zenoh.Sample) -> None:
+        self._bridge.call(self._hand_in, topic, sample.payload.to_bytes())
 
     def _hand_in(self, topic: str, payload: bytes) -> None:
         if topic in self._topics:
@@ -161,6 +186,10 @@ def _who_is_at(config: zenoh.Config) -> str | None:
 def _answer(key: str, query: zenoh.Query) -> None:
     with query, suppress(zenoh.ZError):  # who asks may have gone
         query.reply(key, b"")
+
+
+def _key(topic: str) -> str:
+    return f"topic/{escape(topic)}"
 
 
 def _finish(done: "asyncio.Future[None]") -> None:
