@@ -1,6 +1,7 @@
 """The settings of the connector without a broker."""
 
 import json
+from collections.abc import Iterable
 from typing import Any, ClassVar
 from urllib.parse import unquote
 
@@ -10,7 +11,7 @@ from pydantic import Field, FilePath, SecretStr
 from .contract import ConnectorSettings
 
 PORT = 7447
-HOSTS = r"^[^\s/,@#?]+:\d{1,5}(,[^\s/,@#?]+:\d{1,5})*$"
+HOSTS = r"^[^\s/,@#?]+:[1-9]\d{0,4}(,[^\s/,@#?]+:[1-9]\d{0,4})*$"
 
 
 class Settings(ConnectorSettings):
@@ -27,7 +28,7 @@ class Settings(ConnectorSettings):
         default=None,
         pattern=HOSTS,
         description="host:port[,host:port...] where this node takes connections, which makes it a peer, linked to all "
-        "others; 0.0.0.0:0 is any address and port. Without it, all goes through one node or router of the url.",
+        "others; [::] is any address. Without it, all goes through one node or router of the url.",
     )
     may_be_alone: bool = Field(
         default=False, description="Whether a peer is ready without any other, and waits for them; one must, to begin."
@@ -55,16 +56,19 @@ class Settings(ConnectorSettings):
         """Seconds that the other nodes have to answer."""
         return self.heartbeat / 3
 
-    def for_zenoh(self, endpoints: list[str] | None = None) -> zenoh.Config:
-        """Return the settings in the words of Zenoh; with endpoints, to look who is there."""
+    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> zenoh.Config:
+        """Return the settings in the words of Zenoh, with endpoints where others are known; or to visit `only` one."""
         scheme, _, rest = self.url.get_secret_value().partition("://")
         login, _, hosts = rest.rstrip("/").rpartition("@")
         kind = "tcp" if scheme == "zenoh" else "tls"
         name, password = (unquote(part) for part in login.partition(":")[::2])
-        is_peer = self.listen is not None and endpoints is None
-        if endpoints is None:
-            endpoints = [f"{kind}/{host if _has_port(host) else f'{host}:{PORT}'}" for host in hosts.split(",")]
-        opening = max(1, int(1000 * self.connect_timeout / len(endpoints)))
+        is_peer = self.listen is not None and only is None
+        told = [f"{kind}/{host if _has_port(host) else f'{host}:{PORT}'}" for host in hosts.split(",")]
+        endpoints = [only] if only else list(dict.fromkeys([*told, *known]))
+        first_pause = (
+            self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
+        )  # first notice the isolation
+        opening = max(1, int(1000 * self.connect_timeout / (len(endpoints) + 1)))
         options: dict[str, Any] = {
             "mode": "peer" if is_peer else "client",
             "namespace": self.namespace,
@@ -72,8 +76,8 @@ class Settings(ConnectorSettings):
             "connect/timeout_ms": -1 if is_peer and self.may_be_alone else 0,
             "connect/exit_on_failure": not is_peer,
             "connect/retry": {
-                "period_init_ms": int(1000 * self.reconnect_delay_min) or 1,
-                "period_max_ms": int(1000 * self.reconnect_delay_max) or 1,
+                "period_init_ms": max(1, int(1000 * first_pause)),
+                "period_max_ms": max(1, int(1000 * max(first_pause, self.reconnect_delay_max))),
                 "period_increase_factor": 2,
             },
             "listen/endpoints": [f"{kind}/{host}" for host in (self.listen or "").split(",")] if is_peer else [],

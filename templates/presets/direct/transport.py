@@ -1,6 +1,7 @@
 """How messages travel through Zenoh, without a broker: what is put is confirmed by a question behind it."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,12 @@ T = TypeVar("T")
 
 REMOTE = zenoh.Locality.REMOTE
 BLOCK = zenoh.CongestionControl.BLOCK
+REMEMBERED = 8  # endpoints of others, for when those of the url are gone
+EVERYWHERE = ""  # their place in `inbox.memory`: no topic is called like that
+LONGEST_PAUSE = 60.0
+
+# To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: some must be left for other links.
+os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
 
 
 class BrokerTransport(Transport[Settings]):
@@ -32,7 +39,8 @@ class BrokerTransport(Transport[Settings]):
         super().__init__(settings, inbox)
         self._is_peer = settings.listen is not None
         self._topics: dict[str, zenoh.Subscriber[None]] = {}
-        self._links: dict[str, str] = {}  # by node: the address at the other end
+        self._links: dict[str, str] = {}  # by node: the endpoint from which it is linked
+        self._endpoints: dict[str, str] = {}  # by node: where it listens
         self._mending: set[asyncio.Task[None]] = set()
         self._answering: set[str] = set()  # the nodes that have answered the last question to all
         self._is_one_silent = False  # so that only those who have answered are waited for
@@ -80,9 +88,10 @@ class BrokerTransport(Transport[Settings]):
             self._thread.shutdown(wait=False)
 
     def _open(self) -> None:
-        self._session = session = zenoh.open(self.settings.for_zenoh())
-        key = f"node/{session.info.zid()}"
-        answer = Callback(partial(_answer, key), indirect=False)
+        self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get(EVERYWHERE, ())))
+        self._zid = str(session.info.zid())
+        port = (self.settings.listen or "").partition(",")[0].rpartition(":")[2]
+        answer = Callback(partial(_answer, key := f"node/{self._zid}", port), indirect=False)
         session.declare_queryable(key, answer, allowed_origin=REMOTE)
         note = Callback(partial(self._bridge.call, self._note), indirect=False)
         session.info.declare_link_events_listener(note, history=True)
@@ -118,6 +127,7 @@ class BrokerTransport(Transport[Settings]):
                 silent.append(reply)
                 return
             heard.add(str(reply.ok.key_expr))
+            self._learn(str(reply.ok.key_expr).rpartition("/")[2], reply.ok.payload.to_string())
             if self._is_one_silent and self._answering <= heard:
                 _finish(done)
 
@@ -146,32 +156,42 @@ class BrokerTransport(Transport[Settings]):
         if topic in self._topics:
             self.inbox.received(topic, payload)
 
+    def _learn(self, zid: str, port: str) -> None:
+        """Learn where a node listens that is linked to this one."""
+        if port and zid in self._links and zid not in self._endpoints:
+            self._endpoints[zid] = endpoint = f"{self._links[zid].rpartition(':')[0]}:{port}"
+            remembered = [each for each in self.inbox.memory.get(EVERYWHERE, ()) if each != endpoint]
+            self.inbox.memory[EVERYWHERE] = [*remembered, endpoint][-REMEMBERED:]
+
     def _note(self, event: zenoh.LinkEvent) -> None:
         """Note that a link has come or gone. Without any, this node is isolated."""
         zid = str(event.link.zid)
         if event.kind == zenoh.SampleKind.PUT:
             self._links[zid] = event.link.dst
             return
-        address = self._links.pop(zid, None)
+        self._links.pop(zid, None)
+        endpoint = self._endpoints.pop(zid, None)
         if not self._links and not (self._is_peer and self.settings.may_be_alone):
             self.inbox.lost(ConnectionResetError("the last link to another node is gone"))
-        elif self._is_peer and address is not None:
-            task = asyncio.create_task(self._mend(zid, address))
+        elif self._is_peer and endpoint and self._zid < zid:
+            task = asyncio.create_task(self._mend(zid, endpoint))
             self._mending.add(task)
             task.add_done_callback(self._mending.discard)
 
-    async def _mend(self, zid: str, address: str) -> None:
-        """Come back with a new session once a node that was cut off from us is within reach: Zenoh would not link again.
+    async def _mend(self, zid: str, endpoint: str) -> None:
+        """Come back with a new session once a node that was cut off from this one is within reach again.
 
-        Of two nodes, that one finds the other which has opened the link, for it has the address.
+        Zenoh itself links again only to those of whom the url tells. Of two nodes, one is enough.
         """
+        config, pause = self.settings.for_zenoh(only=endpoint), self.settings.heartbeat
         while zid not in self._links:
-            await asyncio.sleep(self.settings.heartbeat)
-            found = await asyncio.to_thread(_who_is_at, self.settings.for_zenoh([address]))
+            await asyncio.sleep(pause)
+            found = await asyncio.to_thread(_who_is_at, config)
             if found == zid and zid not in self._links:
                 self.inbox.lost(ConnectionResetError("a node that was cut off is within reach again"))
             if found is not None:
                 return
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _who_is_at(config: zenoh.Config) -> str | None:
@@ -183,9 +203,9 @@ def _who_is_at(config: zenoh.Config) -> str | None:
         return "" if "refused" in str(error) else None
 
 
-def _answer(key: str, query: zenoh.Query) -> None:
+def _answer(key: str, text: str, query: zenoh.Query) -> None:
     with query, suppress(zenoh.ZError):  # who asks may have gone
-        query.reply(key, b"")
+        query.reply(key, text)
 
 
 def _key(topic: str) -> str:
