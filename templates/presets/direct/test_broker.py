@@ -56,7 +56,7 @@ async def main(settings, own, topics):
             state["sent"] += 1
             await connector.publish(own, state["sent"])
             state["slowest"] = max(state["slowest"], time.monotonic() - started)
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.01)
 
     connector = package.Connector(package.Settings(**settings))
     connector.on("error", note)
@@ -177,7 +177,7 @@ class Mesh:
         states = await asyncio.gather(*map(act, peers))
         return {peer.topic: state for peer, state in zip(peers, states, strict=True)}
 
-    async def go_on(self, *but: str, messages: int = 100) -> None:
+    async def go_on(self, *but: str, messages: int = 50) -> None:
         """Return when all peers but some have published so many messages more, and heard each other meanwhile."""
         before = await self.all(lambda peer: peer.tell("state"), *but)
 
@@ -386,13 +386,13 @@ async def test_the_balance_holds_when_peers_freeze_are_cut_off_and_die(networks:
     names = list(made.peers)
     frozen = made.peers[names[-1]]
     frozen.process.send_signal(signal.SIGSTOP)
-    await made.go_on(names[-1], messages=300)
+    await made.go_on(names[-1], messages=120)
     states = await made.all(lambda peer: peer.tell("state"), names[-1])
     assert max(state["slowest"] for state in states.values()) < FAST["heartbeat"]
     frozen.process.send_signal(signal.SIGCONT)
     await made.go_on()
     await made.cut(*names[1:3])
-    await made.go_on(names[1], messages=300)
+    await made.go_on(names[1], messages=120)
     await made.cut(*names[1:3], way="del")
     await made.go_on()
     await made.peers.pop(names[0]).end()

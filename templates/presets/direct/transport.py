@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import zenoh
 from zenoh.handlers import Callback
@@ -14,10 +14,14 @@ from zenoh.handlers import Callback
 from .contract import Bridge, Inbox, Transport, escape
 from .settings import Settings
 
-T = TypeVar("T")
-
 REMOTE = zenoh.Locality.REMOTE
 BLOCK = zenoh.CongestionControl.BLOCK
+TO_ALL: dict[str, Any] = {
+    "target": zenoh.QueryTarget.ALL,
+    "consolidation": zenoh.ConsolidationMode.NONE,
+    "congestion_control": BLOCK,
+    "allowed_destination": REMOTE,
+}
 REMEMBERED = 8  # endpoints of others, for when those of the url are gone
 EVERYWHERE = ""  # their place in `inbox.memory`: no topic is called like that
 LONGEST_PAUSE = 60.0
@@ -54,20 +58,20 @@ class BrokerTransport(Transport[Settings]):
             return
         if not await self._call(self._session.info.links):
             raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
-        await self._ask()
+        await self._ask(all_nodes=self._is_peer)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         assert self._session
         await self._call(self._session.put, _key(topic), payload, congestion_control=BLOCK, allowed_destination=REMOTE)
-        await self._ask()
+        await self._ask(all_nodes=self._is_peer)
 
     async def subscribe(self, topic: str) -> None:
         assert self._session
         if topic not in self._topics:
-            take = Callback(partial(self._take, topic), indirect=False)
-            declare = self._session.declare_subscriber
-            self._topics[topic] = await self._call(declare, _key(topic), take, allowed_origin=REMOTE)
-        await self._ask_all()
+            take = Callback(partial(self._bridge.call, self._take, topic), indirect=False)
+            options = {"allowed_origin": REMOTE}
+            self._topics[topic] = await self._call(self._session.declare_subscriber, _key(topic), take, **options)
+        await self._ask(all_nodes=True)
 
     async def unsubscribe(self, topic: str) -> None:
         await self._call(self._topics.pop(topic).undeclare)
@@ -75,7 +79,7 @@ class BrokerTransport(Transport[Settings]):
     async def ping(self) -> None:
         while True:
             with suppress(TimeoutError):
-                return await self._ask()
+                return await self._ask(all_nodes=self._is_peer)
 
     async def close(self) -> None:
         for task in self._mending:
@@ -100,25 +104,15 @@ class BrokerTransport(Transport[Settings]):
         if self._session:
             self._session.close()  # type: ignore[no-untyped-call]
 
-    async def _call(self, function: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    async def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         call = partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    async def _ask(self) -> None:
-        await (self._ask_all() if self._is_peer else self._ask_upstream())
+    async def _ask(self, all_nodes: bool) -> None:
+        """Return when all other nodes have answered, or those that do in time; if not all, the one that we are behind.
 
-    async def _ask_upstream(self) -> None:
-        """Return when the node or router to which we are connected has answered."""
-        assert self._session
-        done, silent = asyncio.get_running_loop().create_future(), list[zenoh.Reply]()
-        handler = Callback(silent.append, partial(self._bridge.call, _finish, done), indirect=False)
-        await self._call(self._session.liveliness().get, "node/*", handler, timeout=self.settings.patience)
-        await done
-        if silent:
-            raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
-
-    async def _ask_all(self) -> None:
-        """Return when all other nodes have answered, or those that do in time; raise if there are others and none does."""
+        Raises `TimeoutError` if there are others and none answers.
+        """
         assert self._session
         done, heard, silent = asyncio.get_running_loop().create_future(), set[str](), list[zenoh.Reply]()
 
@@ -135,26 +129,16 @@ class BrokerTransport(Transport[Settings]):
             self._answering, self._is_one_silent = heard, bool(silent and heard)
             _finish(done)
 
-        await self._call(
-            self._session.get,
-            "node/*",
-            Callback(partial(self._bridge.call, hear), partial(self._bridge.call, end), indirect=False),
-            target=zenoh.QueryTarget.ALL,
-            consolidation=zenoh.ConsolidationMode.NONE,
-            congestion_control=BLOCK,
-            allowed_destination=REMOTE,
-            timeout=self.settings.patience,
-        )
+        handler = Callback(partial(self._bridge.call, hear), partial(self._bridge.call, end), indirect=False)
+        get = partial(self._session.get, **TO_ALL) if all_nodes else self._session.liveliness().get
+        await self._call(get, "node/*", handler, timeout=self.settings.patience)
         await done
         if silent and not heard:
-            raise TimeoutError(f"no other node answered within {self.settings.patience:.3g} s")
+            raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
 
     def _take(self, topic: str, sample: zenoh.Sample) -> None:
-        self._bridge.call(self._hand_in, topic, sample.payload.to_bytes())
-
-    def _hand_in(self, topic: str, payload: bytes) -> None:
         if topic in self._topics:
-            self.inbox.received(topic, payload)
+            self.inbox.received(topic, sample.payload.to_bytes())
 
     def _learn(self, zid: str, port: str) -> None:
         """Learn where a node listens that is linked to this one."""
@@ -179,19 +163,17 @@ class BrokerTransport(Transport[Settings]):
             task.add_done_callback(self._mending.discard)
 
     async def _mend(self, zid: str, endpoint: str) -> None:
-        """Come back with a new session once a node that was cut off from this one is within reach again.
-
-        Zenoh itself links again only to those of whom the url tells. Of two nodes, one is enough.
-        """
-        config, pause = self.settings.for_zenoh(only=endpoint), self.settings.heartbeat
+        """Come back with a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
+        config, pause, was_there = self.settings.for_zenoh(only=endpoint), self.settings.heartbeat, False
         while zid not in self._links:
             await asyncio.sleep(pause)
             found = await asyncio.to_thread(_who_is_at, config)
-            if found == zid and zid not in self._links:
-                self.inbox.lost(ConnectionResetError("a node that was cut off is within reach again"))
-            if found is not None:
+            if found not in (zid, None):
                 return
-            pause = min(2 * pause, LONGEST_PAUSE)
+            if found and was_there and zid not in self._links:
+                self.inbox.lost(ConnectionResetError("a node that was cut off is within reach again"))
+            was_there = found == zid  # if it had only been frozen, it soon comes back by itself, as another
+            pause = self.settings.heartbeat if was_there else min(2 * pause, LONGEST_PAUSE)
 
 
 def _who_is_at(config: zenoh.Config) -> str | None:
