@@ -52,13 +52,10 @@ class BrokerTransport(Transport[Settings]):
 
     async def connect(self) -> None:
         self._bridge = Bridge()
-        await self._call(self._open)
-        assert self._session
-        if self._is_peer and self.settings.may_be_alone:
-            return
-        if not await self._call(self._session.info.links):
+        if await self._call(self._open):
+            await self._reach()
+        elif not (self._is_peer and self.settings.may_be_alone):
             raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
-        await self._ask(all_nodes=self._is_peer)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         assert self._session
@@ -77,9 +74,7 @@ class BrokerTransport(Transport[Settings]):
         await self._call(self._topics.pop(topic).undeclare)
 
     async def ping(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                return await self._ask(all_nodes=self._is_peer)
+        await self._reach()
 
     async def close(self) -> None:
         for task in self._mending:
@@ -91,7 +86,7 @@ class BrokerTransport(Transport[Settings]):
         finally:
             self._thread.shutdown(wait=False)
 
-    def _open(self) -> None:
+    def _open(self) -> bool:
         self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get(EVERYWHERE, ())))
         self._zid = str(session.info.zid())
         port = (self.settings.listen or "").partition(",")[0].rpartition(":")[2]
@@ -99,6 +94,7 @@ class BrokerTransport(Transport[Settings]):
         session.declare_queryable(key, answer, allowed_origin=REMOTE)
         note = Callback(partial(self._bridge.call, self._note), indirect=False)
         session.info.declare_link_events_listener(note, history=True)
+        return bool(session.info.links())
 
     def _close(self) -> None:
         if self._session:
@@ -107,6 +103,11 @@ class BrokerTransport(Transport[Settings]):
     async def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         call = partial(function, *arguments, **options)
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _reach(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                return await self._ask(all_nodes=self._is_peer)
 
     async def _ask(self, all_nodes: bool) -> None:
         """Return when all other nodes have answered, or those that do in time; if not all, the one that we are behind.
@@ -118,10 +119,9 @@ class BrokerTransport(Transport[Settings]):
 
         def hear(reply: zenoh.Reply) -> None:
             if reply.ok is None:
-                silent.append(reply)
-                return
-            heard.add(str(reply.ok.key_expr))
-            self._learn(str(reply.ok.key_expr).rpartition("/")[2], reply.ok.payload.to_string())
+                return silent.append(reply)
+            heard.add(zid := str(reply.ok.key_expr).rpartition("/")[2])
+            self._learn(zid, reply.ok.payload.to_string())
             if self._is_one_silent and self._answering <= heard:
                 _finish(done)
 
