@@ -255,9 +255,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """Starts another router, with a configuration of its own."""
     servers: list[Broker] = []
 
-    def serve(**configuration: str) -> Broker:
+    def serve(configuration: dict[str, str] | None = None) -> Broker:
         server = Broker(tmp_path_factory.mktemp("zenoh"))
-        server.configuration = {key.replace("__", "/"): value for key, value in configuration.items()}
+        server.configuration = configuration or {}
         server.start()
         servers.append(server)
         return server
@@ -356,7 +356,7 @@ async def test_the_last_link_is_the_connection(peer: MakeNode) -> None:
 @pytest.mark.clause("M1")
 async def test_a_router_is_only_another_url(serve: Serve, node: MakeNode, peer: MakeNode, topic: str) -> None:
     here = serve()
-    there = serve(connect__endpoints=f'["tcp/127.0.0.1:{here.port}"]')
+    there = serve({"connect/endpoints": f'["tcp/127.0.0.1:{here.port}"]'})
     port = free_port()
     peers = [await peer(port, here.port), await peer(free_port(), here.port), await peer(free_port(), there.port)]
     behind = [await node(url=there.url), await node(url=f"zenoh://127.0.0.1:{port}")]
@@ -486,7 +486,7 @@ def test_where_to_listen_must_be_hosts_and_ports() -> None:
 
 
 @pytest.mark.clause("L4")
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP, None])
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP, None], ids=["killed", "frozen", "closed"])
 async def test_nothing_is_left_of_a_node(mesh: Any, peer: MakeNode, ending: int | None) -> None:
     made: Mesh = await mesh(2)
     config = zenoh.Config()
