@@ -24,7 +24,6 @@ TO_ALL: dict[str, Any] = {
 }
 REMEMBERED = 8  # endpoints of others, for when those of the url are gone
 EVERYWHERE = ""  # their place in `inbox.memory`: no topic is called like that
-LONGEST_PAUSE = 60.0
 
 # To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: some must be left for other links.
 os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
@@ -164,16 +163,15 @@ class BrokerTransport(Transport[Settings]):
 
     async def _mend(self, zid: str, endpoint: str) -> None:
         """Come back with a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
-        config, pause, was_there = self.settings.for_zenoh(only=endpoint), self.settings.heartbeat, False
+        config, was_there = self.settings.for_zenoh(only=endpoint), False
         while zid not in self._links:
-            await asyncio.sleep(pause)
+            await asyncio.sleep(self.settings.heartbeat)
             found = await asyncio.to_thread(_who_is_at, config)
             if found not in (zid, None):
                 return
             if found and was_there and zid not in self._links:
                 self.inbox.lost(ConnectionResetError("a node that was cut off is within reach again"))
             was_there = found == zid  # if it had only been frozen, it soon comes back by itself, as another
-            pause = self.settings.heartbeat if was_there else min(2 * pause, LONGEST_PAUSE)
 
 
 def _who_is_at(config: zenoh.Config) -> str | None:
