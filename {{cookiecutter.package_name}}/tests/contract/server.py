@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,11 +25,12 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of 127.0.0.1 on which nothing listens, and that no client is given while its server restarts."""
+    while True:
+        port = random.randrange(10_000, 32_768)  # below the ports that systems give to clients
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def find_program(name: str, install: str, *folders: str) -> str:

@@ -1,0 +1,40 @@
+"""What stands between the nodes in the tests: a Zenoh router, of the wheel that the connector needs anyway."""
+
+import sys
+from importlib.metadata import version
+from typing import ClassVar
+
+from .contract.server import Server
+
+ROUTER = """
+import sys, threading, zenoh
+config = zenoh.Config()
+for key, value in zip(sys.argv[1::2], sys.argv[2::2]):
+    config.insert_json5(key, value)
+with zenoh.open(config):
+    threading.Event().wait()
+"""
+
+
+class Broker(Server):
+    """A router with Zenoh's own defaults; nodes that listen nowhere reach each other through it alone."""
+
+    not_applicable: ClassVar = {"E3": "Zenoh's access control drops what it forbids, and tells nobody"}
+
+    configuration: dict[str, str] = {}
+
+    def command(self) -> list[str]:
+        configuration = {
+            "mode": '"router"',
+            "listen/endpoints": f'["tcp/127.0.0.1:{self.port}"]',
+            "scouting/multicast/enabled": "false",
+            **self.configuration,
+        }
+        return [sys.executable, "-c", ROUTER, *(part for pair in configuration.items() for part in pair)]
+
+    def version(self) -> str:
+        return f"Zenoh {version('eclipse-zenoh')}, a router"
+
+    @property
+    def url(self) -> str:
+        return f"zenoh://127.0.0.1:{self.port}"

@@ -1,0 +1,114 @@
+"""The settings of the connector without a broker."""
+
+import json
+from collections.abc import Iterable
+from typing import Any, ClassVar
+from urllib.parse import unquote
+
+import zenoh
+from pydantic import Field, FilePath, SecretStr
+
+from .contract import ConnectorSettings
+
+PORT = 7447
+HOSTS = r"^[^\s/,@#?]+:[1-9]\d{0,4}(,[^\s/,@#?]+:[1-9]\d{0,4})*$"
+
+
+class Settings(ConnectorSettings):
+    """Zenoh 1.10 or later: peers that find each other, or a node that is reached through one of them or a router."""
+
+    schemes: ClassVar = ("zenoh", "zenohs")
+
+    url: SecretStr = Field(
+        default=SecretStr(f"zenoh://127.0.0.1:{PORT}"),
+        description="zenoh://[user:password@]host[:port][,host[:port]...], or zenohs:// for TLS: one or a few of the "
+        "other nodes, or routers; they tell of the rest. It may name this node too, so that all have the same.",
+    )
+    listen: str | None = Field(
+        default=None,
+        pattern=HOSTS,
+        description="host:port[,host:port...] where this node takes connections, which makes it a peer, linked to all "
+        "others; [::] is any address. Without it, all goes through one node or router of the url.",
+    )
+    may_be_alone: bool = Field(
+        default=False, description="Whether a peer is ready without any other, and waits for them; one must, to begin."
+    )
+    namespace: str = Field(
+        default="deepstream",
+        pattern=r"^[\w.-]+(/[\w.-]+)*$",
+        description="What all key expressions begin with; nodes with another one are another cluster.",
+    )
+    username: str | None = Field(default=None, description="The user, if the url does not name it.")
+    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
+    users_file: FilePath | None = Field(
+        default=None, description="A file with a line user:password for each user whom a node that listens lets in."
+    )
+    tls_ca_file: FilePath | None = Field(
+        default=None, description="The certificates (PEM) that vouch for the other nodes; otherwise the system's."
+    )
+    tls_cert_file: FilePath | None = Field(
+        default=None, description="This node's certificate (PEM); then each side asks the other for one."
+    )
+    tls_key_file: FilePath | None = Field(default=None, description="The key (PEM) of this node's certificate.")
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the other nodes have to answer."""
+        return self.heartbeat / 3
+
+    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> zenoh.Config:
+        """Return the settings in the words of Zenoh, with endpoints where others are known; or to visit `only` one."""
+        scheme, _, rest = self.url.get_secret_value().partition("://")
+        login, _, hosts = rest.rstrip("/").rpartition("@")
+        kind = "tcp" if scheme == "zenoh" else "tls"
+        name, password = (unquote(part) for part in login.partition(":")[::2])
+        is_peer = self.listen is not None and only is None
+        told = [f"{kind}/{host if _has_port(host) else f'{host}:{PORT}'}" for host in hosts.split(",")]
+        endpoints = [only] if only else list(dict.fromkeys([*told, *known]))
+        first_pause = (
+            self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
+        )  # first notice the isolation
+        opening = max(1, int(1000 * self.connect_timeout / (len(endpoints) + 1)))
+        options: dict[str, Any] = {
+            "mode": "peer" if is_peer else "client",
+            "namespace": self.namespace,
+            "connect/endpoints": endpoints,
+            "connect/timeout_ms": -1 if is_peer and self.may_be_alone else 0,
+            "connect/exit_on_failure": not is_peer,
+            "connect/retry": {
+                "period_init_ms": max(1, int(1000 * first_pause)),
+                "period_max_ms": max(1, int(1000 * max(first_pause, self.reconnect_delay_max))),
+                "period_increase_factor": 2,
+            },
+            "listen/endpoints": [f"{kind}/{host}" for host in (self.listen or "").split(",")] if is_peer else [],
+            "scouting/multicast/enabled": False,
+            "scouting/gossip/enabled": True,
+            "scouting/delay": 1000,  # at the most, for links to those of whom others tell
+            "transport/unicast/open_timeout": opening,
+            "transport/unicast/accept_timeout": opening,
+            "transport/unicast/qos/enabled": False,  # one queue: what is asked never overtakes what was sent
+            "transport/shared_memory/enabled": False,
+            "transport/link/tx/lease": int(1000 * max(self.heartbeat, 1)),
+            "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * self.patience),
+            "transport/auth/usrpwd/user": self.username or name or None,
+            "transport/auth/usrpwd/password": self.password.get_secret_value() if self.password else password or None,
+            "transport/auth/usrpwd/dictionary_file": _path(self.users_file),
+            "transport/link/tls/root_ca_certificate": _path(self.tls_ca_file),
+            "transport/link/tls/enable_mtls": self.tls_cert_file is not None,
+        }
+        for side in ("listen", "connect"):
+            options[f"transport/link/tls/{side}_certificate"] = _path(self.tls_cert_file)
+            options[f"transport/link/tls/{side}_private_key"] = _path(self.tls_key_file)
+        config = zenoh.Config()
+        for key, value in options.items():
+            if value is not None:
+                config.insert_json5(key, json.dumps(value))
+        return config
+
+
+def _has_port(host: str) -> bool:
+    return ":" in host.rpartition("]")[2]
+
+
+def _path(file: FilePath | None) -> str | None:
+    return str(file) if file else None

@@ -1,0 +1,197 @@
+"""How messages travel through Zenoh, without a broker: what is put is confirmed by a question behind it."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import zenoh
+from zenoh.handlers import Callback
+
+from .contract import Bridge, Inbox, Transport, escape
+from .settings import Settings
+
+REMOTE = zenoh.Locality.REMOTE
+BLOCK = zenoh.CongestionControl.BLOCK
+TO_ALL: dict[str, Any] = {
+    "target": zenoh.QueryTarget.ALL,
+    "consolidation": zenoh.ConsolidationMode.NONE,
+    "congestion_control": BLOCK,
+    "allowed_destination": REMOTE,
+}
+REMEMBERED = 8  # endpoints of others, for when those of the url are gone
+EVERYWHERE = ""  # their place in `inbox.memory`: no topic is called like that
+
+# To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: some must be left for other links.
+os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
+
+
+class BrokerTransport(Transport[Settings]):
+    """One session: a peer's, linked to all other peers, or that of a node behind one peer or router.
+
+    Zenoh confirms neither a put nor a declaration. Since all is sent, and handled, in order on each link, the answer
+    to a question that follows confirms both: a peer asks all other nodes, a node behind another asks that one.
+    """
+
+    _session: zenoh.Session | None = None
+
+    def __init__(self, settings: Settings, inbox: Inbox) -> None:
+        super().__init__(settings, inbox)
+        self._is_peer = settings.listen is not None
+        self._topics: dict[str, zenoh.Subscriber[None]] = {}
+        self._links: dict[str, str] = {}  # by node: the endpoint from which it is linked
+        self._endpoints: dict[str, str] = {}  # by node: where it listens
+        self._mending: set[asyncio.Task[None]] = set()
+        self._answering: set[str] = set()  # the nodes that have answered the last question to all
+        self._is_one_silent = False  # so that only those who have answered are waited for
+        self._thread = ThreadPoolExecutor(1, "zenoh")  # what may block is done there, one after another
+
+    async def connect(self) -> None:
+        self._bridge = Bridge()
+        if await self._call(self._open):
+            await self._reach()
+        elif not (self._is_peer and self.settings.may_be_alone):
+            raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        assert self._session
+        await self._call(self._session.put, _key(topic), payload, congestion_control=BLOCK, allowed_destination=REMOTE)
+        await self._ask(all_nodes=self._is_peer)
+
+    async def subscribe(self, topic: str) -> None:
+        assert self._session
+        if topic not in self._topics:
+            take = Callback(partial(self._bridge.call, self._take, topic), indirect=False)
+            options = {"allowed_origin": REMOTE}
+            self._topics[topic] = await self._call(self._session.declare_subscriber, _key(topic), take, **options)
+        await self._ask(all_nodes=True)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._call(self._topics.pop(topic).undeclare)
+
+    async def ping(self) -> None:
+        await self._reach()
+
+    async def close(self) -> None:
+        for task in self._mending:
+            task.cancel()
+        try:
+            # A session that is still being opened is closed after that, whoever waits for it.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._close))
+            self._thread.shutdown()
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _open(self) -> bool:
+        self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get(EVERYWHERE, ())))
+        self._zid = str(session.info.zid())
+        port = (self.settings.listen or "").partition(",")[0].rpartition(":")[2]
+        answer = Callback(partial(_answer, key := f"node/{self._zid}", port), indirect=False)
+        session.declare_queryable(key, answer, allowed_origin=REMOTE)
+        note = Callback(partial(self._bridge.call, self._note), indirect=False)
+        session.info.declare_link_events_listener(note, history=True)
+        return bool(session.info.links())
+
+    def _close(self) -> None:
+        if self._session:
+            self._session.close()  # type: ignore[no-untyped-call]
+
+    async def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        call = partial(function, *arguments, **options)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _reach(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                return await self._ask(all_nodes=self._is_peer)
+
+    async def _ask(self, all_nodes: bool) -> None:
+        """Return when all other nodes have answered, or those that do in time; if not all, the one that we are behind.
+
+        Raises `TimeoutError` if there are others and none answers.
+        """
+        assert self._session
+        done, heard, silent = asyncio.get_running_loop().create_future(), set[str](), list[zenoh.Reply]()
+
+        def hear(reply: zenoh.Reply) -> None:
+            if reply.ok is None:
+                return silent.append(reply)
+            heard.add(zid := str(reply.ok.key_expr).rpartition("/")[2])
+            self._learn(zid, reply.ok.payload.to_string())
+            if self._is_one_silent and self._answering <= heard:
+                _finish(done)
+
+        def end() -> None:
+            self._answering, self._is_one_silent = heard, bool(silent and heard)
+            _finish(done)
+
+        handler = Callback(partial(self._bridge.call, hear), partial(self._bridge.call, end), indirect=False)
+        get = partial(self._session.get, **TO_ALL) if all_nodes else self._session.liveliness().get
+        await self._call(get, "node/*", handler, timeout=self.settings.patience)
+        await done
+        if silent and not heard:
+            raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
+
+    def _take(self, topic: str, sample: zenoh.Sample) -> None:
+        if topic in self._topics:
+            self.inbox.received(topic, sample.payload.to_bytes())
+
+    def _learn(self, zid: str, port: str) -> None:
+        """Learn where a node listens that is linked to this one."""
+        if port and zid in self._links and zid not in self._endpoints:
+            self._endpoints[zid] = endpoint = f"{self._links[zid].rpartition(':')[0]}:{port}"
+            remembered = [each for each in self.inbox.memory.get(EVERYWHERE, ()) if each != endpoint]
+            self.inbox.memory[EVERYWHERE] = [*remembered, endpoint][-REMEMBERED:]
+
+    def _note(self, event: zenoh.LinkEvent) -> None:
+        """Note that a link has come or gone. Without any, this node is isolated."""
+        zid = str(event.link.zid)
+        if event.kind == zenoh.SampleKind.PUT:
+            self._links[zid] = event.link.dst
+            return
+        self._links.pop(zid, None)
+        endpoint = self._endpoints.pop(zid, None)
+        if not self._links and not (self._is_peer and self.settings.may_be_alone):
+            self.inbox.lost(ConnectionResetError("the last link to another node is gone"))
+        elif self._is_peer and endpoint and self._zid < zid:
+            task = asyncio.create_task(self._mend(zid, endpoint))
+            self._mending.add(task)
+            task.add_done_callback(self._mending.discard)
+
+    async def _mend(self, zid: str, endpoint: str) -> None:
+        """Come back with a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
+        config, was_there = self.settings.for_zenoh(only=endpoint), False
+        while zid not in self._links:
+            await asyncio.sleep(self.settings.heartbeat)
+            found = await asyncio.to_thread(_who_is_at, config)
+            if found not in (zid, None):
+                return
+            if found and was_there and zid not in self._links:
+                self.inbox.lost(ConnectionResetError("a node that was cut off is within reach again"))
+            was_there = found == zid  # if it had only been frozen, it soon comes back by itself, as another
+
+
+def _who_is_at(config: zenoh.Config) -> str | None:
+    """Return which node answers; the empty text if nobody is there any more, None if there is no telling."""
+    try:
+        with zenoh.open(config) as session:
+            return "".join(map(str, session.info.peers_zid()))
+    except zenoh.ZError as error:
+        return "" if "refused" in str(error) else None
+
+
+def _answer(key: str, text: str, query: zenoh.Query) -> None:
+    with query, suppress(zenoh.ZError):  # who asks may have gone
+        query.reply(key, text)
+
+
+def _key(topic: str) -> str:
+    return f"topic/{escape(topic)}"
+
+
+def _finish(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
