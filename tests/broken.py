@@ -59,6 +59,21 @@ IN_TRANSPORT = [
         'asyncio.ensure_future(self._ask("PUBLISH", topic, payload)).add_done_callback(lambda done: done.exception())',
     ),
     broken(
+        "publish returns when the message is written",
+        "R3 E3",
+        TRANSPORT,
+        'await self._ask("PUBLISH", topic, payload)',
+        'self._socket.write(hiredis.pack_command(("PUBLISH", topic, payload)))  # type: ignore[arg-type]\n'
+        "            self._dialogue.answer().add_done_callback(lambda done: done.exception())",
+    ),
+    broken(
+        "publish blocks the event loop",
+        "T2",
+        TRANSPORT,
+        "    async def publish(self, topic: str, payload: bytes) -> None:\n",
+        "    async def publish(self, topic: str, payload: bytes) -> None:\n        import time\n\n        time.sleep(0.1)\n",
+    ),
+    broken(
         "subscribe does not wait for the broker",
         "M3 M1",
         TRANSPORT,
@@ -160,6 +175,20 @@ IN_LIFECYCLE = [
         CONNECTOR,
         "                opening.cancel()\n                await asyncio.wait((opening,))\n",
         "                pass\n",
+    ),
+    broken(
+        "what outlives a connection is left at the end",
+        "L4",
+        LINK,
+        "            await self._connection.leave(self._settings.heartbeat)\n",
+        "            pass\n",
+    ),
+    broken(
+        "what outlives a connection is undone at a loss",
+        "L4 R4",
+        LINK,
+        '        self.lost(ConnectionAbortedError("closed"))\n',
+        '        await self.transport.leave()\n        self.lost(ConnectionAbortedError("closed"))\n',
     ),
     broken("close drops what was accepted", "L4", CONNECTOR, "await self._outbox.drain()", "pass"),
     broken(
@@ -308,8 +337,8 @@ IN_SERIALISATION = [
         "    async def publish(self, topic: str, message: Any) -> None:",
         "return _raise(error)",
         "raise error",
-        "return _wait(future)",
-        "await future",
+        "return receipt",
+        "await receipt",
     ),
     broken(
         "a bad payload ends the receiving",

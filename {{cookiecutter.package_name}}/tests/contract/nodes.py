@@ -141,6 +141,10 @@ class Spy(BrokerTransport):
         await self._do("ping", None)
         await super().ping()
 
+    async def leave(self) -> None:
+        await self._do("leave", None)
+        await super().leave()
+
     async def _do(self, method: str, topic: str | None) -> None:
         self.calls.append((method, topic))
         if method in self.trouble:

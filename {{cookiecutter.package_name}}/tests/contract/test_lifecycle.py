@@ -375,6 +375,23 @@ async def test_close_right_after_a_loss_still_closes_the_transport(node: MakeNod
     assert len(closed.items) == connector.called("close") == connector.called("connect")
 
 
+@pytest.mark.clause("L4", "R4")
+async def test_what_outlives_a_connection_is_undone_at_the_end_and_not_at_a_loss(
+    node: MakeNode, proxy: Proxy, through: str
+) -> None:
+    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    await proxy.cut()
+    await connector.until_ready(2)
+    assert connector.called("leave") == 0
+    await connector.close()
+    assert [method for method, _ in connector.calls if method != "ping"][-2:] == ["leave", "close"]
+    away: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    await proxy.refuse()
+    await away.until_down()
+    await away.close()
+    assert away.called("leave") == 0
+
+
 @pytest.mark.clause("L4")
 async def test_connect_that_waits_for_a_reconnection_ends_with_close(
     node: MakeNode, proxy: Proxy, through: str
