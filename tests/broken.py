@@ -60,7 +60,7 @@ IN_TRANSPORT = [
     ),
     broken(
         "publish returns when the message is written",
-        "R3 E3",
+        "R4 R3",
         TRANSPORT,
         'await self._ask("PUBLISH", topic, payload)',
         'self._socket.write(hiredis.pack_command(("PUBLISH", topic, payload)))  # type: ignore[arg-type]\n'

@@ -65,9 +65,8 @@ class Settings(ConnectorSettings):
         is_peer = self.listen is not None and only is None
         told = [f"{kind}/{host if _has_port(host) else f'{host}:{PORT}'}" for host in hosts.split(",")]
         endpoints = [only] if only else list(dict.fromkeys([*told, *known]))
-        first_pause = (
-            self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
-        )  # first notice the isolation
+        # Who may not be alone is to notice first that it is isolated.
+        first_pause = self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
         opening = max(1, int(1000 * self.connect_timeout / (len(endpoints) + 1)))
         options: dict[str, Any] = {
             "mode": "peer" if is_peer else "client",
