@@ -104,7 +104,7 @@ IN_TRANSPORT = [
     broken("topics are stripped", "M6", TRANSPORT, "said[1].decode()", "said[1].decode().strip()"),
     broken("topics are cut at 100 characters", "M6", TRANSPORT, '("SUBSCRIBE", topic)', '("SUBSCRIBE", topic[:100])'),
     broken(
-        "close leaves the connection open", "L4 L3", TRANSPORT, "if self._connection:\n", "if not self._connection:\n"
+        "close leaves the connection open", "L4 L3 L2", TRANSPORT, "if self._connection:\n", "if not self._connection:\n"
     ),
     broken("there is no ping", "R1", TRANSPORT, 'await self._ask("PING")', "return"),
     broken(

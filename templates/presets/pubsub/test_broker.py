@@ -1,9 +1,7 @@
 """What is special about Pub/Sub: subscriptions that outlive a connection, and go with the node; projects; sizes."""
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,10 @@ import pytest
 from google.pubsub_v1 import types
 from pydantic import ValidationError
 
-from .broker import Broker
-from .contract.nodes import PATIENCE, Log, Node, Wire
-from .contract.plugin import MakeNode
+from .contract.nodes import PATIENCE, Log, Node, Wire, patience
+from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
-from .contract.server import Missing
-from .subject import Connector, Settings, contract
+from .subject import Settings, contract
 
 ONCE: dict[str, Any] = {"retry": None, "timeout": PATIENCE}
 
@@ -29,21 +25,6 @@ async def admin(change: Callable[..., Settings]) -> AsyncIterator[Any]:
     await wire.transport.connect()
     yield wire.transport
     await wire.transport.close()
-
-
-@pytest.fixture
-def closed_to_all_but_one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A server of its own, at which there is the project `allowed` only."""
-    server = Broker(tmp_path_factory.mktemp("pubsub"))
-    server.projects = "allowed"
-    try:
-        server.start()
-    except Missing as missing:
-        if os.environ.get("REQUIRE_BROKERS") == "1":
-            raise
-        pytest.skip(str(missing))
-    yield server
-    server.stop()
 
 
 async def subscriptions(admin: Any, topic: str) -> list[str]:
@@ -90,27 +71,11 @@ async def test_what_was_left_in_an_outage_is_left_at_the_server_too(
 
 @pytest.mark.clause("L4")
 async def test_the_subscription_of_a_killed_node_expires_as_soon_as_it_can(
-    change: Callable[..., Settings], admin: Any, topic: str
+    host: MakeHost, admin: Any, topic: str
 ) -> None:
-    url = change().url.get_secret_value()
-    script = f"""
-import asyncio, {Connector.__module__} as package
-async def main():
-    connector = package.Connector(package.Settings(url={url!r}))
-    await connector.connect()
-    await connector.subscribe({topic!r}, print)
-    print("subscribed", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    try:
-        assert process.stdout
-        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE) == b"subscribed\n"
-    finally:
-        process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]
+    killed = await host()
+    await killed.tell("subscribe", topic)
+    await killed.kill()
     (name,) = await subscriptions(admin, topic)
     left = await admin._subscriber.get_subscription(subscription=name, **ONCE)
     assert left.expiration_policy.ttl == timedelta(days=1)  # the least that the service takes
@@ -141,14 +106,14 @@ async def test_the_service_is_asked_to_keep_the_order_and_to_leave_out_own_messa
     assert subscription.enable_message_ordering
     assert subscription.filter == f'attributes.node != "{own}"'
     assert await mailbox.count(1) == ["other's"]
-    async with asyncio.timeout(PATIENCE):
+    async with patience():
         while not one.stats()["filtered"]:  # the emulator sends them all the same
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.clause("E3", "R5")
-async def test_a_refusal_is_told_to_the_call_that_it_is_about(closed_to_all_but_one: Broker, node: MakeNode) -> None:
-    url = closed_to_all_but_one.url
+async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node: MakeNode) -> None:
+    url = serve(projects="allowed").url
     one: Node = await node(url=url, publish_timeout=60)
     with pytest.raises(contract.PublishError, match="project"):
         await one.publish("a", 1)
@@ -216,39 +181,3 @@ async def test_a_key_that_is_none_is_told_without_showing_it(
     with pytest.raises(contract.ConnectError, match="pubsub://my-project") as raised:
         await connector.connect()
     assert "wr0ng" not in f"{raised.value!r} {raised.value.__cause__!r}"
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.clause("R2", "R4")
-async def test_five_restarts_under_load_leave_an_exact_balance(node: MakeNode, broker: Broker, topic: str) -> None:
-    if not broker.is_running:
-        pytest.skip("the broker is not ours to restart")
-    nodes: list[Node] = [await node(noisy=True, publish_timeout=60) for _ in range(3)]
-    mailboxes, sent = [Log() for _ in nodes], [0 for _ in nodes]
-    for each, mailbox in zip(nodes, mailboxes, strict=True):
-        await each.subscribe(topic, mailbox)
-    is_over = asyncio.Event()
-
-    async def publish(index: int) -> None:
-        while not is_over.is_set():
-            sent[index] += 1
-            await nodes[index].publish(topic, [index, sent[index]])
-
-    publishing = [asyncio.ensure_future(publish(index)) for index in range(3)]
-    for mailbox in mailboxes:
-        await mailbox.until(lambda items: len({sender for sender, _ in items}) == 2)
-    for turn in range(5):
-        await broker.restart()
-        for each in nodes:
-            await each.until_ready(turn + 2)
-    is_over.set()
-    await asyncio.gather(*publishing)
-    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
-        wanted = sum(sent) - sent[index]
-        async with asyncio.timeout(PATIENCE):
-            while len(mailbox.items) + each.stats()["lost"] < wanted:
-                await asyncio.sleep(0.01)
-        assert len(mailbox.items) + each.stats()["lost"] == wanted
-        for sender in {0, 1, 2} - {index}:
-            numbers = [number for other, number in mailbox.items if other == sender]
-            assert numbers == sorted(set(numbers))
