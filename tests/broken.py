@@ -104,7 +104,11 @@ IN_TRANSPORT = [
     broken("topics are stripped", "M6", TRANSPORT, "said[1].decode()", "said[1].decode().strip()"),
     broken("topics are cut at 100 characters", "M6", TRANSPORT, '("SUBSCRIBE", topic)', '("SUBSCRIBE", topic[:100])'),
     broken(
-        "close leaves the connection open", "L4 L3 L2", TRANSPORT, "if self._connection:\n", "if not self._connection:\n"
+        "close leaves the connection open",
+        "L4 L3 L2",
+        TRANSPORT,
+        "if self._connection:\n",
+        "if not self._connection:\n",
     ),
     broken("there is no ping", "R1", TRANSPORT, 'await self._ask("PING")', "return"),
     broken(
@@ -226,7 +230,7 @@ IN_LIFECYCLE = [
 
 IN_MESSAGING = [
     broken("own messages are not filtered", "M2 M1", INBOX, "if frame.is_from(self._own_id, payload):", "if False:"),
-    broken("own messages are not counted", "M2", INBOX, "self.filtered += 1", "pass"),
+    broken("own messages are not counted", "R4", INBOX, "self.filtered += 1", "pass"),
     broken(
         "own messages are known by the node's name",
         "M2",

@@ -104,26 +104,6 @@ async def test_a_node_never_gets_its_own_messages(node: MakeNode, proxy: Proxy, 
             await one.until_ready(2)
 
 
-@pytest.mark.clause("R4")
-async def test_a_frame_that_comes_back_or_comes_again_is_dropped(node: MakeNode, wire: Wire, topic: str) -> None:
-    publisher, subscriber = await node(), await node()
-    own, others = Log(), Log()
-    await wire.transport.subscribe(topic)
-    await publisher.subscribe(topic, own)
-    await subscriber.subscribe(topic, others)
-    await publisher.publish(topic, "once")
-    ((_, payload),) = await wire.payloads.count(1)
-    filtered = publisher.stats()["filtered"]
-    await wire.transport.publish(topic, payload)
-    await subscriber.publish(topic, "end")
-    await publisher.publish(topic, "end")
-    assert await own.count(1) == ["end"]
-    assert await others.count(2) == ["once", "end"]
-    counted = subscriber.stats()
-    assert publisher.stats()["filtered"] > filtered
-    assert (counted["published"], counted["delivered"], counted["duplicates"], counted["lost"]) == (1, 2, 1, 0)
-
-
 @pytest.mark.clause("M2")
 async def test_two_connectors_with_the_same_settings_are_two_nodes(node: MakeNode, topic: str) -> None:
     one: Node = await node(node_name="twin")

@@ -384,6 +384,26 @@ async def test_what_was_on_its_way_is_sent_again_and_arrives_once(node: MakeNode
     assert subscriber.errors.items == []
 
 
+@pytest.mark.clause("R4")
+async def test_a_frame_that_comes_back_or_comes_again_is_dropped(node: MakeNode, wire: Wire, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    own, others = Log(), Log()
+    await wire.transport.subscribe(topic)
+    await publisher.subscribe(topic, own)
+    await subscriber.subscribe(topic, others)
+    await publisher.publish(topic, "once")
+    ((_, payload),) = await wire.payloads.count(1)
+    filtered = publisher.stats()["filtered"]
+    await wire.transport.publish(topic, payload)
+    await subscriber.publish(topic, "end")
+    await publisher.publish(topic, "end")
+    assert await own.count(1) == ["end"]
+    assert await others.count(2) == ["once", "end"]
+    counted = subscriber.stats()
+    assert publisher.stats()["filtered"] > filtered
+    assert (counted["published"], counted["delivered"], counted["duplicates"], counted["lost"]) == (1, 2, 1, 0)
+
+
 @pytest.mark.clause("R3", "R4")
 async def test_what_waits_at_a_loss_is_sent_after_it(node: MakeNode, topic: str) -> None:
     publisher: SpiedNode = await node(SpiedNode, noisy=True)
