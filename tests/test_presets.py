@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from baking import FROM_SOURCE, ROOT, bake, provision, run, tox, verdicts
+from cookiecutter.exceptions import FailedHookException
 
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 PRESETS: list[str] = QUESTIONS["preset"]
@@ -69,7 +70,8 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
     started, temporary = time.monotonic(), folder / "temporary"
     temporary.mkdir()
     environment = {"TMPDIR": str(temporary)}
-    ended = tox(bake(folder, preset=preset), folder / "tox", "-e", "py,lint,types", environment=environment)
+    project = bake(folder, preset=preset)
+    ended = tox(project, folder / "tox", "-e", "py,lint,types", environment=environment)
     output = ended.stdout
     result = verdicts(output)
     held = sum(verdict == "holds" for verdict in result.values())
@@ -85,8 +87,18 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
     assert ended.returncode == 0, output
     assert result and held + excused == len(result), output
     assert len(REMARK.findall(output)) == excused, output
+    for module in modules_beside(project, folder / "tox" / "py" / "bin" / "python"):
+        with pytest.raises(FailedHookException):
+            bake(folder / "refused", preset=preset, package_name=module)
     assert processes_with(environment) == []
     assert [path for path in temporary.rglob("*") if not path.name.startswith("pytest-of-")] == []
+
+
+def modules_beside(project: Path, python: Path) -> list[str]:
+    """The modules in a project's environment besides its own, as far as a package could be called like them."""
+    question = "from importlib.metadata import packages_distributions as all; print(*all())"
+    names = run(python, "-c", question, cwd=project).stdout.split()
+    return [name for name in names if re.fullmatch(r"[a-z][a-z0-9_]*", name) and name != project.name]
 
 
 def processes_with(environment: dict[str, str]) -> list[str]:
