@@ -167,11 +167,14 @@ class SpiedNode(Node):
 
 
 class Host:
-    """The program `host.py` in a process of its own; `events` has what it tells."""
+    """The program `host.py` in a process of its own; `events` has what it tells, and `["end"]` when that ends."""
+
+    _process: asyncio.subprocess.Process | None = None
 
     async def start(self, settings: Settings) -> None:
         """Start it, with the url of these settings; return when its connector is ready."""
-        (name,) = {point.name for point in entry_points(group="deepstream.msg") if point.load() is Connector}
+        points = entry_points(group="deepstream.msg")
+        (name,) = {point.name for point in points if point.module == Connector.__module__.partition(".")[0]}
         environment = {f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value()}
         self.events = Log()
         self._process = await asyncio.create_subprocess_exec(
@@ -182,7 +185,9 @@ class Host:
             stderr=subprocess.PIPE,
         )
         self._listening = asyncio.ensure_future(self._listen())
-        ((_, self.node_name),) = await self.events.count(1)
+        first = (await self.events.count(1))[0]
+        assert first[0] == "ready", f"the host did not start: {(await self._end())[1]}"
+        self.node_name = first[1]
 
     async def tell(self, *command: Any) -> None:
         """Give a command, and return when it has been carried out."""
@@ -197,22 +202,23 @@ class Host:
 
     async def kill(self) -> None:
         """Kill it, if it has not ended, without a chance to say good-bye."""
-        if self._process.returncode is None:
+        if self._process and self._process.returncode is None:
             self._process.kill()
             await self._end()
 
     async def _say(self, *command: Any) -> None:
-        assert self._process.stdin
+        assert self._process and self._process.stdin
         self._process.stdin.write(f"{json.dumps(command)}\n".encode())
         await self._process.stdin.drain()
 
     async def _listen(self) -> None:
-        assert self._process.stdout
+        assert self._process and self._process.stdout
         while line := await self._process.stdout.readline():
             self.events(json.loads(line))
+        self.events(["end"])
 
     async def _end(self) -> tuple[int | None, str]:
-        assert self._process.stderr
+        assert self._process and self._process.stderr
         async with patience():
             complaints = await self._process.stderr.read()
             await self._listening
