@@ -186,7 +186,7 @@ class Host:
         )
         self._listening = asyncio.ensure_future(self._listen())
         first = (await self.events.count(1))[0]
-        assert first[0] == "ready", f"the host did not start: {(await self._end())[1]}"
+        assert first[0] == "ready", f"the host did not start: {(await self._end())[1][-300:]}"
         self.node_name = first[1]
 
     async def tell(self, *command: Any) -> None:
