@@ -1,7 +1,6 @@
 """A broker that the tests start: a child process on free ports of 127.0.0.1, which dies with them."""
 
 import asyncio
-import ctypes
 import os
 import random
 import shutil
@@ -18,6 +17,18 @@ from urllib.parse import urlsplit, urlunsplit
 
 READY_WITHIN = 60.0
 """Seconds that a server may take to start."""
+
+
+_LAUNCHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+try:
+    os.execvp(sys.argv[1], sys.argv[1:])
+except OSError as error:
+    sys.exit(f"{sys.argv[1]}: {error}")
+"""
+DYING_WITH_PARENT = [sys.executable, "-I", "-S", "-c", _LAUNCHER] if sys.platform == "linux" else []
+"""What comes before a server's command. It is a program, since a process with threads can run no code after a fork."""
 
 
 class Missing(Exception):
@@ -114,14 +125,13 @@ class Server(ABC):
         """Start the process, without waiting for it; on the main thread, with which it dies."""
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(),
+                [*DYING_WITH_PARENT, *self.command()],
                 cwd=self.folder,
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
 
     def wait_until_ready(self) -> None:
@@ -151,7 +161,3 @@ class Server(ABC):
         await asyncio.to_thread(self.stop)
         self.spawn()
         await asyncio.to_thread(self.wait_until_ready)
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
