@@ -692,6 +692,8 @@ async def test_a_blocked_event_loop_is_no_lost_connection(node: MakeNode, topic:
 
     async def block(*_: object) -> None:
         time.sleep(0.04 + connector.settings.heartbeat)
+        for _turn in range(5):  # in which the time-out is noticed before there is an answer
+            await asyncio.sleep(0)
         blocked()
 
     await connector.subscribe(topic, mailbox)
