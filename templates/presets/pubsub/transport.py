@@ -158,14 +158,18 @@ class BrokerTransport(Transport[Settings]):
         """Hand in what comes; the service ends a stream every now and then, and wants it opened again."""
         try:
             while True:
+                is_of_use = False
                 with suppress(*PASSING):
                     while (response := await stream.read()) is not grpc.aio.EOF:
+                        is_of_use = True
                         arrived = types.StreamingPullResponse.pb(response).received_messages
                         for each in arrived:
                             self.inbox.received(topic, each.message.data)
                             self.inbox.memory[topic] = name
                             await asyncio.sleep(0)
                         await stream.write(types.StreamingPullRequest(ack_ids=[each.ack_id for each in arrived]))
+                if not is_of_use:
+                    raise ConnectionResetError("the service ended a stream that had brought nothing")
                 await self.ping()  # what ended may be more than the stream
                 if self._watching and self._watching.done():
                     return
