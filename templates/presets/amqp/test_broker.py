@@ -101,7 +101,7 @@ async def test_a_node_that_leaves_leaves_no_queue(
             try:
                 await channel.queue_declare(name, passive=True)
             except aiormq.ChannelLockedResource:  # is another's: still there
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)
             except aiormq.ChannelNotFoundEntity:
                 break
     await wire.transport.close()

@@ -184,7 +184,7 @@ async def test_an_address_that_the_broker_has_removed_is_made_anew(own: Broker, 
         await subscriber.unsubscribe(topic, mailbox)
         async with patience():
             while f"deepstream.{topic}" in await manage(own, "broker", "getAddressNames"):
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.01)
         await publisher.publish(topic, "to nobody")
 
 
