@@ -10,7 +10,7 @@ from .server import Missing, find_program
 
 INSTALL = "apt-get install default-jre-headless maven"
 
-KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msg-connector-template"
+KEPT = Path.home() / ".cache" / "msg-connector-template"
 """Where lies what Maven has fetched."""
 
 OPTIONS = [
