@@ -1,6 +1,6 @@
 """A message connector: joins a node of a cluster of realtime servers to the others through a broker."""
 
-from .about import __version__
+from .about import BROKER_NAME, SERIALIZATION, __version__
 from .contract import MessageConnector, Topic, private_topic
 from .settings import Settings
 from .transport import BrokerTransport
@@ -11,4 +11,8 @@ __all__ = ["Connector", "Settings", "Topic", "__version__", "private_topic"]
 class Connector(MessageConnector[Settings]):
     """Joins a node to the others; see `MessageConnector` for all that it does."""
 
-    transport = BrokerTransport
+    name = BROKER_NAME
+    version = __version__
+    Settings = Settings
+    transport_class = BrokerTransport
+    default_serialization = SERIALIZATION

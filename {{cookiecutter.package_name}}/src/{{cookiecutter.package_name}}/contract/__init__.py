@@ -14,15 +14,21 @@ from .errors import (
     NotReadyError,
     OutboxFullError,
     PublishError,
+    PublishRefusedError,
+    PublishUnconfirmedError,
+    ReconnectError,
     SerializationError,
     SlowListenerError,
     SubscribeError,
+    SubscribeRefusedError,
+    SubscribeUnconfirmedError,
     UnsubscribeError,
 )
 from .escaping import escape, unescape
+from .inbox import Inbox
 from .settings import ConnectorSettings
 from .topics import Topic, private_topic
-from .transport import Inbox, Transport
+from .transport import Transport
 
 __all__ = [
     "BadFrameError",
@@ -40,10 +46,15 @@ __all__ = [
     "NotReadyError",
     "OutboxFullError",
     "PublishError",
+    "PublishRefusedError",
+    "PublishUnconfirmedError",
+    "ReconnectError",
     "SerializationError",
     "SlowListenerError",
     "Stats",
     "SubscribeError",
+    "SubscribeRefusedError",
+    "SubscribeUnconfirmedError",
     "Topic",
     "Transport",
     "UnsubscribeError",

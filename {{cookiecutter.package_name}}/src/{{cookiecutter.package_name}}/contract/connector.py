@@ -1,15 +1,18 @@
 """The public face of a connector: its lifecycle, its operations, its events."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from functools import partial
-from types import TracebackType
-from typing import Any, ClassVar, Generic, Self, TypedDict, overload
-from uuid import uuid4
+from inspect import iscoroutinefunction
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, Generic, Self, TypedDict, cast, overload
 
-from ..about import BROKER_NAME, __version__
-from .channels import Channels
-from .codec import encode
+from pydantic import SecretStr
+
+from . import errors, serialization, tasks
+from .connection import CLOSING_TIME, Connection
 from .errors import (
     ClosedError,
     ConnectError,
@@ -17,24 +20,30 @@ from .errors import (
     ConnectorError,
     ListenerError,
     NotReadyError,
-    PublishError,
-    SubscribeError,
+    PublishRefusedError,
+    SubscribeRefusedError,
     UnsubscribeError,
 )
-from .events import Events
-from .inbox import Intake
-from .link import CLOSING_TIME, Connection, Link, reason
+from .events import Events, Handler, shown
+from .identity import Identity, NodeName
+from .link import Link
 from .listeners import Listener
+from .node_inbox import NodeInbox
 from .outbox import Outbox, Settle
 from .receipt import Receipt
+from .receiving import Receiver
+from .repair import Repair
+from .sending import Sender
 from .settings import ConnectorSettings
-from .topics import topic_fault
+from .subscriptions import Subscriptions
+from .topics import text_of, topic_fault
 from .transport import S, Transport
+from .wire import Signer
 
 Callback = Callable[[ConnectorError | None], object]
 """Called with the error of a publish, or None."""
 
-Handler = Callable[..., Any]
+CONTRACT_VERSION = Path(__file__).with_name("VERSION").read_text(encoding="utf-8").strip()
 
 
 class Stats(TypedDict):
@@ -48,6 +57,8 @@ class Stats(TypedDict):
     """Frames of this node's own that came back and were dropped."""
     lost: int
     """Messages of others that were reported as lost."""
+    repaired: int
+    """Messages of others that were missed at first, and delivered when they were sent again."""
     duplicates: int
     """Messages that came again and were dropped."""
     reconnects: int
@@ -56,54 +67,158 @@ class Stats(TypedDict):
     """Messages that wait to be accepted now."""
 
 
+class Node(Generic[S]):
+    """The parts of a connector that belong to one identity; `limits` are the settings that stay as they are."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        limits: S,
+        link: Link[S],
+        default_serialization: str,
+        keeps_messages: bool,
+        topic_memory: dict[str, Any],
+        report: Callable[[Exception], None],
+    ) -> None:
+        self.identity = identity
+        self.limits = limits
+        self.serialization = serialization.by_name(limits.serialization or default_serialization)
+        sender = Sender(
+            identity.sender,
+            self.serialization,
+            0 if keeps_messages else limits.max_history_bytes,
+            limits.heartbeat,
+            limits.forget_after,
+            limits.max_message_bytes,
+        )
+        patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout
+        self.receiver = Receiver(limits.heartbeat, patience)
+        self.subscriptions: Subscriptions[S] = Subscriptions(
+            limits,
+            link,
+            report,
+            on_begin=lambda topic: self.receiver.listen(topic, self.subscriptions.called_at(topic)),
+            on_live=lambda topic: self.repair.ask_numbers(topic),
+            on_left=self._left,
+            settled=lambda topic: self.repair.settled(topic),
+        )
+        self.inbox = NodeInbox(limits, identity.sender, self.receiver, self.subscriptions.of, report)
+        self.repair: Repair[S] = Repair(limits, sender, self.receiver, self.inbox.handle, self.subscriptions.behind)
+        self.outbox: Outbox[S] = Outbox(limits, sender, link, self.repair.tell)
+        self.inbox.repair, self.repair.outbox = self.repair, self.outbox
+        self.connections = 0
+        self.sender = sender
+        self._topic_memory = topic_memory
+
+    async def restore(self, connection: Connection[S], settings: S) -> None:
+        """Bring a new connection to where the last one was."""
+        self.sender.signer = self.inbox.signer = Signer(settings.cluster_keys)
+        await self.repair.restore(connection)
+        await self.subscriptions.restore(connection)
+
+    def resume(self, connection: Connection[S]) -> None:
+        """Go on, on a new connection."""
+        self.connections += 1
+        self.repair.resume(connection, self.connections == 1)
+        self.outbox.resume(connection)
+
+    def pause(self) -> None:
+        """Wait for the next connection."""
+        self.repair.pause()
+        self.outbox.pause()
+
+    def _left(self, topic: str) -> None:
+        self.inbox.forget(topic)
+        if not self.subscriptions.is_delivered(topic):
+            self._topic_memory.pop(topic, None)
+
+
 class MessageConnector(Generic[S]):
     """Joins a node to the others through a broker.
 
+    `settings` are the settings, or a function, sync or async, that returns them; it is called before each attempt to
+    connect, so that passwords, tokens and addresses may change. Limits and time-outs stay as they were at first.
+
     Events, with their arguments: `ready` (), after every connection; `error` (exception), for what is
-    no operation's own error; `close` (), once. Use it from one event loop, the one of `connect()`.
+    no operation's own error; `close` (), once.
+
+    A connector belongs to the process and the event loop in which it first connects. Any call from elsewhere raises
+    `RuntimeError`.
     """
 
-    transport: ClassVar[type[Transport[Any]]]
+    transport_class: ClassVar[type[Transport[Any]]]
     """The blanks, filled in for a broker."""
-    name = BROKER_NAME
-    version = __version__
+    Settings: ClassVar[type[ConnectorSettings]]
+    errors: ClassVar[ModuleType] = errors
+    """The module with all exception classes."""
+    name: ClassVar[str]
+    """What the broker is called."""
+    version: ClassVar[str]
+    """The version of the package."""
+    contract_version: ClassVar[str] = CONTRACT_VERSION
+    default_serialization: ClassVar[str] = "json"
+    """How messages are sent unless the settings say otherwise."""
 
-    def __init__(self, settings: S) -> None:
-        if not isinstance(settings, ConnectorSettings):
-            raise TypeError(f"settings must be Settings, not {type(settings).__name__}")
-        self.settings = settings
-        self.node_name = settings.node_name
-        self._id = uuid4().bytes
+    def __init__(self, settings: S | Callable[[], S | Awaitable[S]]) -> None:
+        if not isinstance(settings, ConnectorSettings) and not callable(settings):
+            raise TypeError(
+                f"settings must be Settings, or a function that returns them, not {type(settings).__name__}"
+            )
+        self._source = settings
         self._memory: dict[str, Any] = {}
+        self._topic_memory: dict[str, Any] = {}
         self._events = Events()
-        self._link = Link(settings, self._make_connection, self._restore, self._up, self._down)
-        self._channels = Channels(settings, self._link, self._report, self._forget)
-        self._intake = Intake(self._id, self._channels.of, self._report)
-        self._outbox = Outbox(settings, self._id)
+        self._name = NodeName()
+        self._identity: Identity | None = None
+        self._link: Link[S] | None = None
+        self._node: Node[S] | None = None
+        self._is_started = False
         self._opening: asyncio.Task[None] | None = None
         self._openers = 0
         self._closing: asyncio.Task[None] | None = None
-        self._connections = 0
 
     def __repr__(self) -> str:
         state = "closed" if self._closing else "ready" if self.is_ready else "not ready"
-        return f"<{self.name} connector {self.node_name!r} at {self.settings.where}, {state}>"
+        return f"<{self.name} connector {self.node_name!r} at {self._where}, {state}>"
+
+    @property
+    def settings(self) -> S:
+        """The settings of the last attempt to connect; `NotReadyError` if a function has not returned any yet."""
+        if self._link and self._link.settings:
+            return self._link.settings
+        if isinstance(self._source, ConnectorSettings):
+            return self._source
+        raise NotReadyError("The settings are not known before the first attempt to connect.")
+
+    @property
+    def node_name(self) -> str:
+        """This node's name, which its private topic carries; drawn when it is first asked for, unless it is given."""
+        try:
+            given = self.settings.node_name
+        except NotReadyError:
+            given = None
+        return given or self._name.get()
 
     @property
     def is_ready(self) -> bool:
         """Whether messages come and go now."""
-        return self._link.is_up and self._closing is None
+        return self._closing is None and self._node is not None and self._link is not None and self._link.is_up
 
     def stats(self) -> Stats:
         """Return the counters of this moment."""
-        intake, outbox = self._intake, self._outbox
+        if self._node is None:
+            return Stats(
+                published=0, delivered=0, filtered=0, lost=0, repaired=0, duplicates=0, reconnects=0, pending=0
+            )
+        inbox, outbox = self._node.inbox, self._node.outbox
         return Stats(
             published=outbox.published,
-            delivered=intake.delivered,
-            filtered=intake.filtered,
-            lost=intake.lost,
-            duplicates=intake.duplicates,
-            reconnects=max(self._connections - 1, 0),
+            delivered=inbox.delivered,
+            filtered=inbox.filtered,
+            lost=inbox.lost,
+            repaired=inbox.repaired,
+            duplicates=self._node.receiver.duplicates,
+            reconnects=max(self._node.connections - 1, 0),
             pending=outbox.pending,
         )
 
@@ -113,7 +228,7 @@ class MessageConnector(Generic[S]):
     def on(self, event: str, handler: Handler) -> Handler: ...
     def on(self, event: str, handler: Handler | None = None) -> Any:
         """Call `handler`, a function or a coroutine function, at each `event`; also a decorator."""
-        return self._events.on(event) if handler is None else self._events.on(event, handler)
+        return self._events.on(event, handler)
 
     def once(self, event: str, handler: Handler | None = None) -> Any:
         """Call `handler` at the next `event` only; also a decorator."""
@@ -126,24 +241,30 @@ class MessageConnector(Generic[S]):
     async def connect(self) -> None:
         """Connect, and stay connected until `close()`; do nothing if that is so already.
 
-        Returns after `ready` was emitted. While the connector is reconnecting, waits for it. Raises
-        `ConnectError` after `connect_timeout` at the latest; then nothing is left open, and it can be
-        called again. Raises `ClosedError` after `close()`. Cancelling undoes the attempt.
+        Returns after `ready` was emitted. While the connector is reconnecting, and after `start()`, waits for that.
+        Cancelling undoes the attempt.
+
+        Raises:
+            ConnectError: no connection within `connect_timeout`. Nothing is left open, and it can be called again.
+            ClosedError: `close()` was called.
+            RuntimeError: the connector belongs to another event loop or process.
         """
         self._check_open()
-        if self._connections:
+        if self._is_started or (self._node and self._node.connections):
             await self._wait_until_up()
             return
         while self._opening and self._opening.cancelling():
             await asyncio.wait((self._opening,))
+            self._check_open()
         if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._open())
+            self._identity = Identity()
+            self._opening = tasks.start(self._open())
         opening = self._opening
         self._openers += 1
         try:
             await asyncio.wait((opening,))
         except asyncio.CancelledError:
-            if self._openers == 1:
+            if self._openers == 1 and not opening.done():
                 opening.cancel()
                 await asyncio.wait((opening,))
             raise
@@ -153,19 +274,52 @@ class MessageConnector(Generic[S]):
             raise self._closed()
         opening.result()
 
+    def start(self) -> None:
+        """Connect in the background, and stay connected until `close()`; do nothing if that is so already.
+
+        Returns at once, also if the broker cannot be reached. Until the first connection, everything is as in an
+        outage: publishing and subscribing wait, and `error` events say what is wrong. If `settings` is a coroutine
+        function, limits and time-outs have their defaults.
+
+        Raises:
+            ClosedError: `close()` was called.
+            RuntimeError: no event loop runs, or the connector belongs to another one or to another process.
+        """
+        self._check_open()
+        if self._is_started or self._opening or self._node:
+            return
+        self._identity = Identity()
+        self._is_started = True
+        source, limits = first_settings(self._source, self.Settings)
+        self._link = self._make_link(source)
+        self._make_node(self._link, cast(S, limits))
+        self._link.start()
+
     def publish(self, topic: str, message: Any) -> Coroutine[Any, Any, None]:
         """Send `message`, any JSON value, to all other nodes that are subscribed to `topic`.
 
         The message is taken as it is at this call, and keeps its place behind those published before.
-        What is returned, to be awaited, returns when the broker has accepted the message. It raises
-        `NotReadyError`, `ClosedError`, `SerializationError`, `MessageTooLargeError` or
-        `OutboxFullError` for a message that was not taken; and `PublishError` if the broker refused
-        it, or did not confirm it within `publish_timeout`, outages included. Cancelling ends the
+        What is returned, to be awaited, returns when the broker has accepted the message. Cancelling ends the
         waiting, not the sending.
+
+        Raises, when awaited:
+            NotReadyError, ClosedError: before `connect()` or `start()`; after `close()`.
+            SerializationError, MessageTooLargeError, OutboxFullError: the message was not taken.
+            PublishRefusedError: the broker refused the message: nobody gets it.
+            PublishUnconfirmedError: the broker did not confirm it within `publish_timeout`, outages included.
+
+        Raises at once:
+            RuntimeError: the connector belongs to another event loop or process.
         """
         try:
-            receipt = Receipt(loop=self._prepare(topic))
-            self._outbox.add(topic, encode(self.settings.serialization, message), receipt.settle)
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return self._publish_from_outside(topic, message)
+        try:
+            node, text = self._prepare(topic)
+            data = node.serialization.encode(message, node.outbox.largest)
+            receipt = Receipt(loop=loop)
+            node.outbox.add(text, data, receipt.settle)
         except ConnectorError as error:
             return _raise(error)
         return receipt
@@ -177,49 +331,76 @@ class MessageConnector(Generic[S]):
         broker says. What comes later goes to `callback(error_or_None)`, or without one, if it is an
         error, to the `error` event.
         """
-        self._prepare(topic)
+        node, text = self._prepare(topic)
         settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
-        self._outbox.add(topic, encode(self.settings.serialization, message), settle)
+        node.outbox.add(text, node.serialization.encode(message, node.outbox.largest), settle)
 
     async def subscribe(self, topic: str, listener: Listener) -> None:
         """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
 
         Returns when that is so; during an outage, when the connection is back. A listener that is
-        subscribed to the topic already is not added again. Raises `SubscribeError` if the broker
-        refused, or did not answer within `publish_timeout`; `NotReadyError`; `ClosedError`. Then, and
-        when cancelled, the listener is not subscribed.
+        subscribed to the topic already is not added again. When it raises, and when it is cancelled, the listener is
+        not subscribed.
+
+        Raises:
+            SubscribeRefusedError: the broker refused.
+            SubscribeUnconfirmedError: the broker did not confirm within `publish_timeout`.
+            NotReadyError, ClosedError, RuntimeError: as for `publish`.
         """
-        self._check_connected()
-        if fault := topic_fault(topic):
-            raise SubscribeError(f"{fault}.")
+        node = self._connected()
+        text = self._subscribable(topic)
         if not callable(listener):
-            raise SubscribeError(f"listener = {listener!r}: must be callable with one message.")
-        await self._channels.subscribe(str(topic), listener)
+            raise SubscribeRefusedError(f"listener = {shown(listener)}: must be callable with one message.", topic=text)
+        await node.subscriptions.subscribe(text, listener)
+
+    @asynccontextmanager
+    async def messages(self, topic: str) -> AsyncIterator[AsyncIterator[Any]]:
+        """Subscribe to `topic` for the time of a block, and get its messages by `async for`.
+
+        The subscription is live when the block is entered. What waits is bounded as for a listener. The
+        iteration ends with the block, and after `close()` when what had arrived was handed out.
+
+        Raises what `subscribe` and `unsubscribe` raise.
+        """
+        node = self._connected()
+        pulled = node.subscriptions.pulled(self._subscribable(topic))
+        await node.subscriptions.add(pulled)
+        try:
+            yield pulled
+        finally:
+            await node.subscriptions.remove(pulled)
 
     async def unsubscribe(self, topic: str, listener: Listener) -> None:
         """Call `listener` no more for messages on `topic`, from now on.
 
-        Returns when the broker, if this was the topic's last listener, has been told. Raises
-        `UnsubscribeError` if the listener is not subscribed, or the broker objects; `NotReadyError`;
-        `ClosedError`. When cancelled, the listener is unsubscribed all the same.
+        Returns when the broker, if this was the topic's last listener, has been told. When cancelled, the listener is
+        unsubscribed all the same.
+
+        Raises:
+            UnsubscribeError: the listener is not subscribed, or the broker objects.
+            NotReadyError, ClosedError, RuntimeError: as for `publish`.
         """
-        self._check_connected()
+        node = self._connected()
         if fault := topic_fault(topic):
             raise UnsubscribeError(f"{fault}.")
-        await self._channels.unsubscribe(str(topic), listener)
+        await node.subscriptions.unsubscribe(text_of(topic), listener)
 
     async def close(self) -> None:
         """Send what waits to be sent, let listeners finish, and release everything, for good.
 
         Waits for the broker to accept what was published, `publish_timeout` at most; without a
-        connection, what waits fails at once with `ClosedError`. Listeners have a second for what has
+        connection, what waits fails with `ClosedError`. Listeners have a second for what has
         arrived. Returns after `close` was emitted; may be called at any time, more than once, and by a
         listener. Cancelling ends the waiting, not the closing.
         """
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
-        elif self._is_in_listener():
+            if self._identity:
+                self._identity.check()
+            self._closing = tasks.start(self._close())
+        elif self._closing.done() or self._is_called_by_us():
             return
+        elif self._identity:
+            self._identity.check()
         await asyncio.wait((self._closing,))
         self._closing.result()
 
@@ -232,63 +413,106 @@ class MessageConnector(Generic[S]):
     ) -> None:
         await self.close()
 
+    # Connections.
+
     async def _open(self) -> None:
         try:
-            try:
-                await self._link.open()
-                return
-            except Exception as error:
-                failure = reason(error)
-            raise self._unreachable(self.settings.describe(failure)) from self.settings.cause(failure)
+            self._link = self._make_link(self._source)
+            await self._link.open()
+        except BaseException:
+            self._identity = self._node = None
+            raise
         finally:
             self._opening = None
 
     async def _wait_until_up(self) -> None:
+        assert self._link
+        timeout = (self._node.limits if self._node else self.settings).connect_timeout
         try:
-            async with asyncio.timeout(self.settings.connect_timeout):
+            async with asyncio.timeout(timeout):
                 await self._link.up()
         except TimeoutError:
-            raise self._unreachable("the connection was lost, and could not be restored yet") from None
+            why = self._link.last_failure or "the connection was lost, and could not be restored yet"
+            raise ConnectError(
+                f"There is no connection to {self._where} within connect_timeout = {timeout:g} s: {why}. "
+                "It is tried on; check that the broker runs there, and user and password if it asks for them."
+            ) from None
 
     async def _close(self) -> None:
         if self._opening:
             self._opening.cancel()
             await asyncio.wait((self._opening,))
-        if self._link.is_up:
-            await self._outbox.drain()
-        await self._outbox.fail(self._closed)
-        await self._link.close()
-        await self._channels.close(CLOSING_TIME)
+        node, link = self._node, self._link
+        if node and link:
+            if link.is_up:
+                await node.outbox.drain()
+            if link.is_up:
+                await node.repair.leave()
+            node.pause()
+            await link.close()
+            await node.outbox.fail(self._closed)
+            await node.subscriptions.close(CLOSING_TIME)
+            node.inbox.close()
         self._events.emit("close")
+        await self._events.close()
 
-    def _make_connection(self) -> Connection[S]:
-        return Connection(self.transport, self.settings, self._memory, self._intake.take)
+    def _make_link(self, source: Any) -> Link[S]:
+        return Link(
+            self.transport_class,
+            source,
+            self._memory,
+            self._topic_memory,
+            self._received,
+            self._restore,
+            self._up,
+            self._down,
+            self._report,
+        )
+
+    def _make_node(self, link: Link[S], limits: S) -> Node[S]:
+        assert self._identity
+        keeps_messages = self.transport_class.keeps_messages
+        self._node = Node(
+            self._identity,
+            limits,
+            link,
+            self.default_serialization,
+            keeps_messages,
+            self._topic_memory,
+            self._report,
+        )
+        return self._node
+
+    def _received(self, topic: str, payload: bytes) -> None:
+        if self._node:
+            self._node.inbox.received(topic, payload)
 
     async def _restore(self, connection: Connection[S]) -> None:
-        await self._channels.restore(connection)
+        assert self._link
+        node = self._node or self._make_node(self._link, self.settings)
+        await node.restore(connection, self.settings)
 
-    def _up(self, connection: Connection[S]) -> None:
-        self._connections += 1
-        self._outbox.resume(connection)
+    def _up(self, connection: Connection[S], settings: S) -> None:
+        assert self._node
+        self._node.resume(connection)
         self._events.emit("ready")
 
     def _down(self, error: Exception) -> None:
-        self._outbox.pause()
+        assert self._node
+        self._node.pause()
+        settings = self.settings
         lost = ConnectionLostError(
-            f"The connection to {self.settings.where} was lost: {self.settings.describe(error)}. It is being restored; "
+            f"The connection to {settings.where} was lost: {settings.describe(error)}. It is being restored; "
             "until then publishing waits. Check the broker and the network if this lasts."
         )
         lost.__cause__ = error
         self._report(lost)
 
-    def _forget(self, topic: str) -> None:
-        self._intake.forget(topic)
-        self._memory.pop(topic, None)
+    # Errors.
 
     def _report(self, error: Exception) -> None:
         """Emit an `error` event that shows no secret."""
-        error.args = (self.settings.redact(str(error)),)
-        if error.__cause__:
+        if error.__cause__ and (self._link or isinstance(self._source, ConnectorSettings)):
             error.__cause__ = self.settings.cause(error.__cause__)
         self._events.report(error)
 
@@ -299,38 +523,101 @@ class MessageConnector(Generic[S]):
     def _call_back(self, callback: Callback, error: ConnectorError | None) -> None:
         try:
             callback(error)
-        except (Exception, asyncio.CancelledError) as raised:
-            complaint = ListenerError(f"The callback {callback!r} of a publish raised {raised!r}; mend the callback.")
+        except BaseException as raised:
+            complaint = ListenerError(
+                f"The callback {shown(callback)} of a publish raised {shown(raised)}; mend the callback."
+            )
             complaint.__cause__ = raised
             self._report(complaint)
 
-    def _prepare(self, topic: str) -> asyncio.AbstractEventLoop:
-        self._check_connected()
+    # Checks.
+
+    def _publish_from_outside(self, topic: str, message: Any) -> Coroutine[Any, Any, None]:
+        """Take a message where no event loop runs, for one that is handed to `run_coroutine_threadsafe`."""
+        node = self._node
+        if node is None:
+            return _raise(NotReadyError(f"The connector to {self._where} is not connected: await connect() first."))
+        try:
+            data = node.serialization.encode(message, node.outbox.largest)
+        except ConnectorError as error:
+            return _raise(error)
+        return self._publish_data(topic, data)
+
+    async def _publish_data(self, topic: str, data: bytes) -> None:
+        node, text = self._prepare(topic)
+        receipt = Receipt(loop=node.identity.loop)
+        node.outbox.add(text, data, receipt.settle)
+        await receipt
+
+    def _prepare(self, topic: str) -> tuple[Node[S], str]:
+        node = self._connected()
+        if type(topic) is str and topic in node.sender.lanes:  # it was found fit before
+            return node, topic
+        if fault := self._fault(topic):
+            raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
+        return node, topic if type(topic) is str else text_of(topic)
+
+    def _subscribable(self, topic: str) -> str:
+        if fault := self._fault(topic):
+            raise SubscribeRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
+        return text_of(topic)
+
+    def _fault(self, topic: str) -> str | None:
         if fault := topic_fault(topic):
-            raise PublishError(f"{fault}.")
-        return asyncio.get_running_loop()
+            return fault
+        if self._node and topic == self._node.repair.topic:
+            return f"topic = {topic!r}: is the cluster's own (control_topic)"
+        return None
 
     def _check_open(self) -> None:
+        if self._identity:
+            self._identity.check()
         if self._closing:
             raise self._closed()
 
-    def _check_connected(self) -> None:
-        self._check_open()
-        if not self._connections:
-            raise NotReadyError(f"The connector to {self.settings.where} is not connected: await connect() first.")
+    def _connected(self) -> Node[S]:
+        if self._identity:
+            self._identity.check()
+        if self._closing:
+            raise self._closed()
+        node = self._node
+        if node is None or not (node.connections or self._is_started):
+            raise NotReadyError(f"The connector to {self._where} is not connected: await connect(), or call start().")
+        return node
 
-    def _is_in_listener(self) -> bool:
-        return any(each.is_calling_us() for each in self._channels)
+    def _is_called_by_us(self) -> bool:
+        in_listener = self._node and any(each.is_calling_us() for each in self._node.subscriptions)
+        return bool(in_listener) or self._events.is_calling_us()
+
+    @property
+    def _where(self) -> str:
+        try:
+            return self.settings.where
+        except NotReadyError:
+            return "the broker"
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"The connector to {self.settings.where} is closed: make a new one.")
-
-    def _unreachable(self, why: str) -> ConnectError:
-        return ConnectError(
-            f"Cannot connect to {self.settings.where} within connect_timeout = {self.settings.connect_timeout:g} s: "
-            f"{why}. Check that the broker runs there, and user and password if it asks for them."
-        )
+        return ClosedError(f"The connector to {self._where} is closed: make a new one.")
 
 
-async def _raise(error: ConnectorError) -> None:
+def first_settings(source: Any, kind: type[ConnectorSettings]) -> tuple[Any, ConnectorSettings]:
+    """Return a source and the settings that it will return first, if that can be known without waiting.
+
+    Otherwise the settings are the defaults.
+    """
+    if isinstance(source, ConnectorSettings):
+        return source, source
+    defaults = kind.model_construct(url=SecretStr("broker://not-known-yet"))
+    if iscoroutinefunction(source):
+        return source, defaults
+    first: list[Any] = []
+    try:
+        first.append(source())
+    except Exception:
+        return source, defaults  # the first attempt says what is wrong
+    is_known = isinstance(first[0], ConnectorSettings)
+    return lambda: first.pop() if first else source(), first[0] if is_known else defaults
+
+
+async def _raise(error: BaseException) -> None:
     raise error

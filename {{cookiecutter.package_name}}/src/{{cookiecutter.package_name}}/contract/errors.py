@@ -6,11 +6,15 @@ class ConnectorError(Exception):
 
 
 class ConnectError(ConnectorError):
-    """`connect()` could not reach the broker, or was refused by it."""
+    """`connect()` failed; `refused` is True if the broker said no, so that trying again is vain."""
+
+    def __init__(self, text: str = "", *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
 
 
 class NotReadyError(ConnectorError):
-    """An operation came before `connect()`."""
+    """An operation came before `connect()` or `start()`."""
 
 
 class ClosedError(ConnectorError):
@@ -18,15 +22,38 @@ class ClosedError(ConnectorError):
 
 
 class PublishError(ConnectorError):
-    """The broker refused a message, or did not confirm it within `publish_timeout`.
+    """A message to `topic` was not confirmed by the broker; the two subclasses say what that means."""
 
-    After a time-out it means "not confirmed", not "not delivered": whoever missed the message is
-    told by a `MessagesLostError`.
+    def __init__(self, text: str = "", *, topic: str = "") -> None:
+        super().__init__(text)
+        self.topic = topic
+
+
+class PublishRefusedError(PublishError):
+    """The broker refused the message: nobody gets it."""
+
+
+class PublishUnconfirmedError(PublishError):
+    """The broker did not confirm the message within `publish_timeout`: it may arrive.
+
+    Each node that misses it is told by a `MessagesLostError`.
     """
 
 
 class SubscribeError(ConnectorError):
-    """The broker refused a subscription, or did not confirm it within `publish_timeout`."""
+    """A subscription to `topic` did not come about; the two subclasses say why."""
+
+    def __init__(self, text: str = "", *, topic: str = "") -> None:
+        super().__init__(text)
+        self.topic = topic
+
+
+class SubscribeRefusedError(SubscribeError):
+    """The broker refused the subscription."""
+
+
+class SubscribeUnconfirmedError(SubscribeError):
+    """The broker did not confirm the subscription within `publish_timeout`; nothing of it is left."""
 
 
 class UnsubscribeError(ConnectorError):
@@ -49,26 +76,40 @@ class ConnectionLostError(ConnectorError):
     """The connection broke or fell silent; the connector reconnects by itself."""
 
 
+class ReconnectError(ConnectorError):
+    """An attempt to connect again failed for a new reason; `refused` as in `ConnectError`."""
+
+    def __init__(self, text: str = "", *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused
+
+
 class BadFrameError(ConnectorError):
-    """A payload arrived on a topic that is no frame of a connector, or of an unknown version."""
+    """`count` payloads arrived on `topic` that no sender of this contract can have sent."""
+
+    def __init__(self, text: str = "", *, topic: str = "", count: int = 1) -> None:
+        super().__init__(text)
+        self.topic = topic
+        self.count = count
 
 
 class ListenerError(ConnectorError):
-    """A listener, or the callback of a publish, raised; `__cause__` is what it raised."""
+    """A listener, or the callback of a publish, raised; `__cause__` is the exception that it raised."""
 
 
 class SlowListenerError(ConnectorError):
-    """A listener fell behind by more than `max_pending_messages`; `count` messages were dropped."""
+    """A listener of `topic` fell behind; its `count` oldest messages were dropped."""
 
-    def __init__(self, text: str, *, count: int) -> None:
+    def __init__(self, text: str = "", *, topic: str = "", count: int = 0) -> None:
         super().__init__(text)
+        self.topic = topic
         self.count = count
 
 
 class MessagesLostError(ConnectorError):
-    """`count` messages of the sender `node` (its id in frames, in hex) on `topic` did not arrive."""
+    """`count` messages of the sender `node` (its id in frames, in hex) on `topic` cannot be had any more."""
 
-    def __init__(self, text: str, *, topic: str, node: str, count: int) -> None:
+    def __init__(self, text: str = "", *, topic: str = "", node: str = "", count: int = 0) -> None:
         super().__init__(text)
         self.topic = topic
         self.node = node

@@ -1,34 +1,142 @@
-"""Events to the host: a handler that raises is logged, and never harms the connector."""
+"""Events to the host: nothing that a handler does to itself harms another one, or the connector."""
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from inspect import isawaitable
 from typing import Any
 
-from pyee.asyncio import AsyncIOEventEmitter
+from pyee.base import EventEmitter
+
+from . import tasks
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
+Handler = Callable[..., Any]
+"""A function or a coroutine function."""
 
-class Events(AsyncIOEventEmitter):
-    """Handlers by event; they may be functions or coroutine functions."""
+CLOSING_TIME = 1.0
+"""Seconds that handlers may take to end when the connector closes, and once more after they were cancelled."""
 
-    def emit(self, event: str, *args: Any, **kwargs: Any) -> bool:
-        """Call the handlers of `event`; return whether there are any."""
-        if event == "error":  # pyee hands in here what a handler raised
-            logger.error("A handler of an event raised %r.", args[0], exc_info=args[0])
-            return True
-        return self._tell(event, *args, **kwargs)
+_handler: ContextVar["asyncio.Task[Any] | None"] = ContextVar("handler", default=None)
+"""The task of the handler in which we are, also in the tasks that it has started."""
+
+
+class Events:
+    """The host's handlers by event; `on`, `once` and `remove_listener` are those of pyee."""
+
+    def __init__(self) -> None:
+        self._emitter = EventEmitter()
+        self._running: dict[asyncio.Task[None], None] = {}
+        self._is_over = False
+
+    def on(self, event: str, handler: Handler | None = None) -> Any:
+        """Call `handler` at each `event`; without a handler, return a decorator. A handler is added once only."""
+        if handler is None:
+            return lambda function: self.on(event, function)
+        self._emitter.on(event, _Guard(self, event, handler))
+        return handler
+
+    def once(self, event: str, handler: Handler | None = None) -> Any:
+        """Call `handler` at the next `event` only; without a handler, return a decorator."""
+        if handler is None:
+            return lambda function: self.once(event, function)
+        self._emitter.once(event, _Guard(self, event, handler))
+        return handler
+
+    def remove_listener(self, event: str, handler: Handler) -> None:
+        """Take back what `on` or `once` did; raise `KeyError` if they did not."""
+        guard = _Guard(self, event, handler)
+        if guard not in self._emitter.listeners(event):
+            raise KeyError(handler)
+        self._emitter.remove_listener(event, guard)
+
+    def emit(self, event: str, *args: Any) -> bool:
+        """Call the handlers of `event`, and start those that are coroutine functions; return whether there are any.
+
+        Raises nothing: what a handler raises is logged.
+        """
+        return bool(self._emitter.listeners(event)) and self._emitter.emit(event, *args)
 
     def report(self, error: Exception) -> None:
-        """Emit `error` as an `error` event, or log it if nobody listens for those."""
-        if self.listeners("error"):
-            self._tell("error", error)
-        else:
-            logger.error("%s: %s", type(error).__name__, error, exc_info=error.__cause__)
+        """Emit `error` as an `error` event, or log it if nobody listens for those; raise nothing."""
+        if not self.emit("error", error):
+            _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__)
 
-    def _tell(self, event: str, *args: Any, **kwargs: Any) -> bool:
+    async def close(self) -> None:
+        """Wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
+
+        A handler in which this is called is not waited for.
+        """
+        others = [task for task in self._running if task is not _handler.get()]
+        if others:
+            await asyncio.wait(others, timeout=CLOSING_TIME)
+        self._is_over = True
+        if others := [task for task in others if not task.done()]:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others, timeout=CLOSING_TIME)
+
+    def is_calling_us(self) -> bool:
+        """Tell whether this runs in a handler, a coroutine function, that has not returned yet."""
+        return _handler.get() in self._running
+
+    def start(self, event: str, result: Awaitable[Any]) -> None:
+        """Run what a handler of `event` has returned."""
+        task = tasks.start(self._run(event, result))
+        self._running[task] = None
+        task.add_done_callback(self._running.pop)
+
+    async def _run(self, event: str, result: Awaitable[Any]) -> None:
+        _handler.set(asyncio.current_task())
         try:
-            return super().emit(event, *args, **kwargs)
-        except asyncio.CancelledError as error:  # raised by a function, it cancels nobody
-            logger.error("A handler of %r raised %r.", event, error)
-            return True
+            await result
+        except BaseException as error:  # a task that raises SystemExit would end the loop
+            if not (self._is_over and isinstance(error, asyncio.CancelledError)):
+                log_failure(event, error)
+
+
+class _Guard:
+    """Calls a handler and raises nothing; equals other guards of that handler, so that pyee finds it."""
+
+    def __init__(self, events: Events, event: str, handler: Handler) -> None:
+        self.events = events
+        self.event = event
+        self.handler = handler
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Guard) and bool(self.handler == other.handler)
+
+    def __hash__(self) -> int:
+        return hash(self.handler)
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            result = self.handler(*args)
+            if isawaitable(result):
+                self.events.start(self.event, result)
+        except BaseException as error:
+            log_failure(self.event, error)
+
+
+def shown(value: object, form: Callable[[Any], str] = repr) -> str:
+    """Return `form(value)`, or the name of the value's type if that raises."""
+    try:
+        return form(value)
+    except BaseException:
+        return f"<{type(value).__name__}>"
+
+
+def log_failure(event: str, error: BaseException) -> None:
+    """Log what a handler of `event` raised."""
+    _log(f"A handler of the event {event!r} raised {shown(error)}; mend the handler.", error)
+
+
+def _log(text: str, cause: BaseException | None) -> None:
+    for shown_cause in (cause, None):
+        try:
+            logger.error("%s", text, exc_info=shown_cause)
+            return
+        except BaseException:  # from a filter of the host, or from a cause that cannot be shown
+            continue

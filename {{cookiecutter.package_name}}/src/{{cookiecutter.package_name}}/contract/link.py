@@ -1,262 +1,387 @@
-"""One connection after another: connect, notice a loss, back off, connect again, restore."""
+"""One connection after another: connect, notice a loss, back off, connect to the next host, restore."""
 
 import asyncio
+import ipaddress
 import logging
+import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine
-from itertools import count
-from typing import Any, Generic
+import socket
+import traceback
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Any, Generic, cast
 
-from .errors import ClosedError
+from pydantic import ValidationError
+
+from . import tasks
+from .connection import Connection, Receive, reason
+from .errors import ClosedError, ConnectError, ReconnectError
+from .settings import ConnectorSettings
 from .transport import S, Transport
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
-CLOSING_TIME = 1.0
-"""Seconds that a transport may take to close."""
+TELL_AGAIN = 60.0
+"""Seconds after which a reason for which we cannot come back is told again."""
 
-Receive = Callable[[str, bytes], None]
+CHECK_BROKER = "Check that the broker runs there, and user and password if it asks for them."
+CHECK_RIGHTS = "The broker refuses: check user, password and rights."
+CHECK_FUNCTION = "Mend the function that returns the settings."
+CHECK_FILE = "Check password_file."
 
 
-class Lost(Exception):
-    """The connection on which something was asked is gone; `__cause__` is why."""
+class AttemptFailed(Exception):
+    """One attempt to connect failed; its text says why, and holds no secret.
 
-
-class Connection(Generic[S]):
-    """One transport and its inbox, of which no other transport knows.
-
-    What an abandoned transport still says goes to an inbox that nobody reads.
+    `check` says what to do about it, `refused` whether the broker said no, and `timed_out` whether it took the whole of
+    `connect_timeout`. `cause` is the exception behind it, if that one shows no secret.
     """
 
     def __init__(
         self,
-        make_transport: Callable[[S, "Connection[S]"], Transport[S]],
-        settings: S,
-        memory: dict[str, Any],
-        receive: Receive,
+        text: str,
+        check: str,
+        cause: BaseException | None = None,
+        *,
+        refused: bool = False,
+        timed_out: bool = False,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._receive = receive
-        self._strays: set[asyncio.Task[None]] = set()
-        self._watching: asyncio.Task[None] | None = None
-        self.memory = memory
-        self.gone: asyncio.Future[Exception] = self._loop.create_future()
-        self.heard = self._loop.time()
-        self.transport = make_transport(settings, self)
-
-    def received(self, topic: str, payload: bytes) -> None:
-        if not self.gone.done():
-            self.heard = self._loop.time()
-            self._receive(topic, payload)
-
-    def lost(self, error: Exception) -> None:
-        if not self.gone.done():
-            self.gone.set_result(error)
-            self.memory = self.memory.copy()  # what the transport still remembers, it has not handed in
-
-    async def call(self, operation: Coroutine[Any, Any, None], within: float) -> None:
-        """Run one method of the transport, raced against the loss, for `within` seconds at most.
-
-        Raises what the method raised, `Lost`, or `TimeoutError`. Cancelling gives the method up.
-        """
-        task = self._loop.create_task(operation)
-        try:
-            patience = within
-            while patience > within / 100 and not (task.done() or self.gone.done()):
-                began = self._loop.time()
-                await asyncio.wait((task, self.gone), timeout=patience, return_when="FIRST_COMPLETED")
-                # A loop that its host had blocked heard nothing meanwhile: it listens for as long again.
-                patience = self._loop.time() - began - patience
-        finally:
-            if not task.done():
-                self.abandon(task)
-        if self.gone.done():
-            if task.done() and not task.cancelled():
-                task.exception()
-            raise Lost from self.gone.result()
-        if not task.done():
-            raise TimeoutError(f"no answer within {within:.3g} s")
-        if task.cancelled():
-            raise ConnectionAbortedError("the client library cancelled the call")
-        task.result()
-
-    def abandon(self, task: asyncio.Task[None]) -> None:
-        """Cancel a call that nobody waits for any more, and wait for its end when closing."""
-        self._strays.add(task)
-        task.add_done_callback(self._forget)
-        task.cancel()
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._strays.discard(task)
-        if not task.cancelled():
-            task.exception()
-
-    async def leave(self, within: float) -> None:
-        """Have the transport undo what would outlive it at the broker, unless it is gone already."""
-        if self.gone.done():
-            return
-        try:
-            await self.call(self.transport.leave(), within)
-        except Exception as error:
-            logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
-
-    async def close(self) -> None:
-        """Close the transport, come what may, within about `CLOSING_TIME`; who is cancelled waits for it, too."""
-        closing = self._loop.create_task(self._close())
-        cancelled: asyncio.CancelledError | None = None
-        while not closing.done():
-            try:
-                await asyncio.wait((closing,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled:
-            raise cancelled
-        closing.result()
-
-    async def _close(self) -> None:
-        self.lost(ConnectionAbortedError("closed"))
-        if self._watching:
-            await asyncio.wait((self._watching,))
-        if self._strays:
-            await asyncio.wait(self._strays, timeout=CLOSING_TIME)
-        closing = self._loop.create_task(self.transport.close())
-        await asyncio.wait((closing,), timeout=CLOSING_TIME)
-        if not closing.done():
-            self.abandon(closing)
-            logger.warning("The transport did not close within %g s.", CLOSING_TIME)
-        elif not closing.cancelled() and (error := closing.exception()):
-            logger.debug("The transport did not close cleanly: %s.", type(error).__name__)
-
-    def watch(self, heartbeat: float) -> None:
-        """Notice within `heartbeat` seconds of silence that the connection is gone."""
-        self.heard = self._loop.time()
-        self._watching = self._loop.create_task(self._watch(heartbeat))
-
-    async def _watch(self, heartbeat: float) -> None:
-        third = heartbeat / 3
-        while not self.gone.done():
-            await asyncio.wait((self.gone,), timeout=third)
-            silence = self._loop.time() - self.heard
-            if self.gone.done() or silence < third:
-                continue
-            try:
-                await self.call(self.transport.ping(), max(0.95 * heartbeat - silence, 0.28 * heartbeat))
-                self.heard = self._loop.time()
-            except Lost:
-                pass
-            except Exception as error:
-                self.lost(error)
+        super().__init__(text)
+        self.check = check
+        self.cause = cause
+        self.refused = refused
+        self.timed_out = timed_out
 
 
 class Link(Generic[S]):
-    """Keeps one connection up; tells of each coming (`on_up`) and going (`on_down`).
+    """Keeps one connection up, and tells of each coming and going.
 
-    `restore` brings a new connection to where the last one was; if it raises, the next is tried.
+    Arguments:
+        transport_class: makes the transport of each connection.
+        source: the settings, or a function, sync or async, that returns them; it is called before each attempt.
+        memory, topic_memory: what outlives a transport; see `Inbox`.
+        receive: takes each payload that arrives.
+        restore: brings a new connection to where the last one was; if it raises, the next host is tried.
+        on_up: called with each new connection and the settings that it was made with.
+        on_down: called with the reason of each loss, once.
+        report: called with a `ReconnectError` for each new reason for which the connection cannot come back.
+
+    Once `close` has begun, none of the last three is called.
     """
 
     def __init__(
         self,
-        settings: S,
-        make_connection: Callable[[], Connection[S]],
+        transport_class: type[Transport[S]],
+        source: S | Callable[[], S | Awaitable[S]],
+        memory: dict[str, Any],
+        topic_memory: dict[str, Any],
+        receive: Receive,
         restore: Callable[[Connection[S]], Awaitable[None]],
-        on_up: Callable[[Connection[S]], None],
+        on_up: Callable[[Connection[S], S], None],
         on_down: Callable[[Exception], None],
+        report: Callable[[Exception], None],
     ) -> None:
-        self._settings = settings
-        self._make_connection = make_connection
+        self._transport_class = transport_class
+        self._source = source
+        self._memory = memory
+        self._topic_memory = topic_memory
+        self._receive = receive
         self._restore = restore
         self._on_up = on_up
         self._on_down = on_down
+        self._report = report
         self._connection: Connection[S] | None = None
         self._changed = asyncio.Event()
-        self._keeper: asyncio.Task[None] | None = None
+        self._work: asyncio.Task[None] | None = None  # the first attempt; then the keeper
         self._is_closed = False
+        self._attempts = 0
+        self._came = 0.0
+        self._lasted = 0.0
+        self._told: dict[tuple[str, bool], float] = {}
+        self.last_failure: str | None = None
+        """Why there is no connection, in words that hold no secret; None while there is one."""
+        self.settings: S | None = source if isinstance(source, ConnectorSettings) else None
+        """The settings of the last attempt, if there are any yet."""
+
+    @property
+    def connection(self) -> Connection[S] | None:
+        """The connection, unless there is none or it is lost."""
+        return None if self._connection is None or self._connection.gone.done() else self._connection
 
     @property
     def is_up(self) -> bool:
         """Whether there is a connection that nobody has called lost."""
-        return self._connection is not None and not self._connection.gone.done()
+        return self.connection is not None
+
+    @property
+    def where(self) -> str:
+        """The broker's address to show."""
+        return self.settings.where if self.settings else "the broker"
 
     async def open(self) -> None:
-        """Connect for the first time, with one attempt, and keep connected from then on.
+        """Connect for the first time, with one attempt at each host, and stay connected until `close`.
 
-        Raises what the attempt raised; nothing of it is left. Cancelling undoes the attempt.
+        Returns after `on_up`. Cancelling undoes the attempt.
+
+        Raises:
+            ConnectError: no host could be reached. Nothing is left open, and it can be called again.
+            ClosedError: `close` was called.
         """
-        connection = await self._establish()
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(connection))
-        self._begin(connection)
+        if self._is_closed:
+            raise self._closed()
+        attempt = self._work = tasks.start(self._connect_first())
+        try:
+            await asyncio.wait((attempt,))
+        except asyncio.CancelledError:
+            attempt.cancel()
+            await asyncio.wait((attempt,))
+            if not attempt.cancelled():
+                attempt.exception()
+            raise
+        if attempt.cancelled():
+            raise self._closed()
+        try:
+            attempt.result()
+            return
+        except AttemptFailed as error:
+            failure = error
+        within = f" within connect_timeout = {self._limits.connect_timeout:g} s" if failure.timed_out else ""
+        text = f"Cannot connect to {self.where}{within}: {failure}. {failure.check}"
+        raise ConnectError(text, refused=failure.refused) from failure.cause
+
+    def start(self) -> None:
+        """Connect in the background, with as many attempts as it takes, and stay connected until `close`.
+
+        Instead of `open`. Failures are reported as they are in an outage.
+        """
+        self._work = tasks.start(self._keep(None))
 
     async def up(self) -> Connection[S]:
         """Return the connection, after waiting for one if need be; raise `ClosedError` once this is closed."""
         while not self._is_closed:
-            if self._connection is not None:
-                if not self._connection.gone.done():
-                    return self._connection
-                self._end()  # lost, though its keeper has not come to it yet
+            if connection := self.connection:
+                return connection
+            self._changed.clear()
             await self._changed.wait()
-        raise ClosedError(f"The connector to {self._settings.where} was closed meanwhile: make a new one.")
+        raise self._closed()
 
     async def close(self) -> None:
-        """End the connection for good, or the attempts at one."""
-        if self._connection is not None:
-            await self._connection.leave(self._settings.heartbeat)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait((self._keeper,))
-        self._end()
+        """End the connection for good, or the attempts at one; nothing of them is left when it returns."""
         self._is_closed = True
         self._changed.set()
-
-    def _begin(self, connection: Connection[S]) -> None:
-        self._connection = connection
-        self._changed.set()
-        self._on_up(connection)
-
-    def _end(self) -> None:
-        self._connection = None
-        self._changed.clear()
-
-    async def _keep(self, connection: Connection[S]) -> None:
-        while True:
-            try:
-                await asyncio.wait((connection.gone,))
-                self._end()
-                self._on_down(connection.gone.result())
-            finally:
-                await connection.close()
-            connection = await self._reconnect()
-            self._begin(connection)
-
-    async def _reconnect(self) -> Connection[S]:
-        settings = self._settings
-        for attempt in count():
-            longest = min(settings.reconnect_delay_min * 2 ** min(attempt, 30), settings.reconnect_delay_max)
-            await asyncio.sleep(longest * random.uniform(0.5, 1))
-            try:
-                return await self._establish()
-            except Exception as error:
-                logger.warning(
-                    "Attempt %d to reconnect to %s failed: %s.",
-                    attempt + 1,
-                    settings.where,
-                    settings.describe(reason(error)),
-                )
-        raise AssertionError("count() has no end")
-
-    async def _establish(self) -> Connection[S]:
-        connection = self._make_connection()
+        connection = self._connection
         try:
-            await connection.call(connection.transport.connect(), self._settings.connect_timeout)
-            connection.watch(self._settings.heartbeat)
+            if connection:
+                await connection.leave(self._limits.heartbeat)
+        finally:
+            if self._work:
+                self._work.cancel()
+                await asyncio.wait((self._work,))
+            if connection:
+                await connection.close()  # the keeper has done so, unless it had not begun yet
+
+    @property
+    def _limits(self) -> ConnectorSettings:
+        return self.settings or ConnectorSettings.model_construct()
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"The connector to {self.where} was closed meanwhile: make a new one.")
+
+    async def _connect_first(self) -> None:
+        connection, settings = await self._attempt()
+        self._work = tasks.start(self._keep(connection))
+        self._begin(connection, settings)
+
+    async def _keep(self, connection: Connection[S] | None) -> None:
+        failed = 0
+        while not self._is_closed:
+            try:
+                if connection is None:
+                    connection, settings = await self._attempt()
+                    self._begin(connection, settings)
+                try:
+                    await asyncio.wait((connection.gone,))
+                except asyncio.CancelledError:
+                    await connection.close()
+                    raise
+                await connection.close()
+                connection = None
+                if self._lasted >= self._limits.heartbeat:
+                    failed = 0
+                    self._told.clear()
+            except AttemptFailed as failure:
+                self._tell(failure)
+            longest = min(self._limits.reconnect_delay_min * 2 ** min(failed, 30), self._limits.reconnect_delay_max)
+            failed += 1
+            await asyncio.sleep(longest * random.uniform(0.5, 1))
+
+    def _begin(self, connection: Connection[S], settings: S) -> None:
+        self._connection = connection
+        self._came = connection.loop.time()
+        self.last_failure = None
+        connection.gone.add_done_callback(self._end)
+        self._changed.set()
+        self._on_up(connection, settings)
+
+    def _end(self, gone: "asyncio.Future[Exception]") -> None:
+        self._connection = None
+        self._lasted = gone.get_loop().time() - self._came
+        if not self._is_closed:
+            self.last_failure = f"the connection was lost: {self._limits.describe(gone.result())}"
+            self._on_down(gone.result())
+
+    def _tell(self, failure: AttemptFailed) -> None:
+        """Report a failed attempt, unless its reason was reported less than a minute ago."""
+        text = str(failure)
+        self.last_failure = text
+        logger.debug("An attempt to connect to %s failed: %s.", self.where, text)
+        now = asyncio.get_running_loop().time()
+        self._told = {key: told for key, told in self._told.items() if now - told < TELL_AGAIN}
+        if (text, failure.refused) in self._told or self._is_closed:
+            return
+        self._told[text, failure.refused] = now
+        error = ReconnectError(
+            f"Cannot connect to {self.where}: {text}. {failure.check} Until it succeeds, it is tried again, and "
+            "publishing waits.",
+            refused=failure.refused,
+        )
+        error.__cause__ = failure.cause
+        self._report(error)
+
+    async def _attempt(self) -> tuple[Connection[S], S]:
+        """Try one host after another, and return the first connection; raise `AttemptFailed` if there is none."""
+        time = asyncio.get_running_loop().time
+        began = time()
+        settings = await self._present_settings()
+        ends = began + settings.connect_timeout
+        hosts = await self._hosts(settings, (ends - time()) / 2)
+        first = self._attempts % len(hosts)
+        self._attempts += 1
+        failures: list[tuple[S, BaseException]] = []
+        for tried, host in enumerate(hosts[first:] + hosts[:first]):
+            share = (ends - time()) / (len(hosts) - tried)
+            if share <= 0 and failures:
+                break
+            try:
+                return await self._establish(host, share), settings
+            except Exception as error:
+                failures.append((host, reason(error)))
+        refusals = [error for _, error in failures if getattr(error, "refused", False) is True]
+        cause = refusals[0] if refusals else failures[-1][1]
+        if len(hosts) > 1:
+            text = "; ".join(sorted(f"{host.where}: {settings.describe(error)}" for host, error in failures))
+        else:
+            text = settings.describe(cause)
+        raise AttemptFailed(
+            text,
+            CHECK_RIGHTS if refusals else CHECK_BROKER,
+            settings.cause(cause),
+            refused=bool(refusals),
+            timed_out=isinstance(cause, TimeoutError) and time() - began > 0.95 * settings.connect_timeout,
+        )
+
+    async def _establish(self, settings: S, within: float) -> Connection[S]:
+        connection = Connection(self._transport_class, settings, self._memory, self._topic_memory, self._receive)
+        time = connection.loop.time
+        began = time()
+        try:
+            try:
+                await connection.call(connection.transport.connect(), within)
+            except TimeoutError as error:
+                if time() - began < 0.99 * within:
+                    raise  # the transport's own
+                raise TimeoutError("no answer in time") from error  # always in the same words, for `_tell`
+            connection.watch(settings.heartbeat)
             await self._restore(connection)
             if connection.gone.done():
-                raise Lost from connection.gone.result()
-        except BaseException:
+                raise connection.loss()
+        except (Exception, asyncio.CancelledError):
             await connection.close()
             raise
         return connection
 
+    async def _present_settings(self) -> S:
+        """Return the settings to be used now, with the password that `password_file` holds now."""
+        settings: Any = self._source
+        if not isinstance(settings, ConnectorSettings):
+            settings = await self._call_source(settings)
+            if not isinstance(settings, ConnectorSettings):
+                text = f"the settings function returned {type(settings).__name__}, not Settings"
+                raise AttemptFailed(text, CHECK_FUNCTION)
+        self.settings = cast(S, settings)
+        try:
+            self.settings = cast(S, settings.present())
+        except Exception as error:
+            raise AttemptFailed(settings.describe(error), CHECK_FILE, settings.cause(error)) from None
+        return self.settings
 
-def reason(error: Exception) -> BaseException:
-    """Return what made a connection go, rather than that it is gone."""
-    return error.__cause__ or error if isinstance(error, Lost) else error
+    async def _call_source(self, source: Callable[[], Any]) -> Any:
+        within = self._limits.connect_timeout
+        try:
+            async with asyncio.timeout(within) as bound:
+                settings = source()
+                if isawaitable(settings):
+                    settings = await settings
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            self._stop_if_cancelled()
+            if bound.expired():
+                text = f"the settings function did not return within {within:g} s"
+            else:
+                text = f"the settings function raised {_where_raised(error)}"
+            raise AttemptFailed(text, CHECK_FUNCTION) from None
+        self._stop_if_cancelled()
+        return settings
+
+    def _stop_if_cancelled(self) -> None:
+        """Be cancelled, also if the settings function has kept that for itself."""
+        task = asyncio.current_task()
+        if task and task.cancelling():
+            raise asyncio.CancelledError
+
+    async def _hosts(self, settings: S, within: float) -> list[S]:
+        """Return settings for each host of the url, and for each address of a host that has several."""
+        targets = [] if self._transport_class.takes_all_hosts else settings.targets()
+        looking = [tasks.start(_addresses(target.host, within, settings.uses_tls)) for target in targets]
+        found: list[list[str | None]] = await asyncio.gather(*looking)
+        hosts = [
+            settings.at(target.host, target.port, address)
+            for target, addresses in zip(targets, found, strict=True)
+            for address in addresses
+        ]
+        return hosts if len(hosts) > 1 else [settings]
+
+
+async def _addresses(host: str, within: float, by_name: bool) -> list[str | None]:
+    """Return the addresses of `host` if it has several; else None, for the client to look it up by itself.
+
+    A certificate names the host, so with TLS (`by_name`) an address cannot stand for it.
+    """
+    if by_name or _is_address(host):
+        return [None]
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(within):
+            found = await loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # with TimeoutError; the client says what is wrong with the name
+        return [None]
+    addresses: list[str | None] = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return addresses if len(addresses) > 1 else [None]
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _where_raised(error: BaseException) -> str:
+    """Say what was raised, and where, but not its text: we cannot know which part of it is secret."""
+    what = type(error).__name__
+    if isinstance(error, ValidationError):
+        return f"{what} for {', '.join('.'.join(map(str, fault['loc'])) for fault in error.errors())}"
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{what} ({os.path.basename(frame.f_code.co_filename)}, line {line})"

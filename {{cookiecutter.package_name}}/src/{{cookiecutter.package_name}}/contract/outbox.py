@@ -1,321 +1,233 @@
-"""What waits on a topic leaves together: one frame of a topic at a time, with what has come meanwhile."""
+"""What is published, from `publish` to the broker's answer: the tasks and timers around the numbers of `sending`."""
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Generic
+from functools import partial
+from math import inf
+from typing import Any, Generic
 
-from . import frame
-from .errors import ConnectorError, MessageTooLargeError, OutboxFullError, PublishError
-from .link import Connection
+from .connection import Call, Connection, Lost
+from .errors import (
+    ConnectorError,
+    MessageTooLargeError,
+    OutboxFullError,
+    PublishRefusedError,
+    PublishUnconfirmedError,
+)
+from .link import Link
+from .sending import MESSAGE_COST, Lane, Outcome, Sender, Verdict
+from .settings import ConnectorSettings
 from .transport import S
 
-JOINED_BYTES = 256 * 1024
-JOINED_MESSAGES = 4096
-"""How much is joined into one frame, so that handling it does not keep the event loop from other work."""
-
-AT_A_TIME = 1000
-"""How many messages are given up before other tasks have their turn."""
-
 Settle = Callable[[ConnectorError | None], object]
-"""Called with what became of a message: an error, or None once the broker has accepted it."""
+"""Called once with the error of a publish, or with None when the broker has accepted the message; raises nothing."""
 
 
-class Message:
-    """One serialised message on its way, until it is `settled`."""
-
-    __slots__ = ("data", "deadline", "settle", "settled", "was_sent")
-
-    def __init__(self, data: bytes, deadline: float, settle: Settle) -> None:
-        self.data = data
-        self.deadline = deadline
-        self.settle = settle
-        self.settled = False
-        self.was_sent = False
-
-
-class Shipment:
-    """Messages in one frame, with the number of the first; a frame without any tells the number."""
-
-    __slots__ = ("deadline", "messages", "number", "payload", "tries", "trouble")
-
-    def __init__(self, messages: list[Message], number: int, payload: bytes, deadline: float) -> None:
-        self.messages = messages
-        self.number = number
-        self.payload = payload
-        self.deadline = deadline
-        self.tries = 0
-        self.trouble: BaseException | None = None
-
-
-class Lane(Generic[S]):
-    """One topic: what waits, the one frame that is on its way, and the number of the next message."""
-
-    def __init__(self, topic: str) -> None:
-        self.topic = topic
-        self.waiting: deque[Message] = deque()
-        self.shipment: Shipment | None = None
-        self.sender: asyncio.Task[None] | None = None
-        self.number = 0
-        self.is_known = False
-        """Whether a frame may have reached anybody, who then counts on hearing the number."""
-        self.spoke = 0.0
-        self.owes_number = False
-        self.alone = 0
-        """How many of the waiting messages travel one by one, since the broker refused them together."""
+LOOKS = 10
+"""How often the clock is looked at while a message waits, so that a block of the loop is seen, whenever it comes."""
 
 
 class Outbox(Generic[S]):
-    """Takes serialised messages, and settles each: accepted, refused, or not confirmed in time.
+    """Takes serialised messages, sends them one frame of a topic at a time, and settles each.
 
-    Messages of a topic are numbered and sent in order. A frame that was on its way when the
-    connection broke is sent again on the next, with the same number. A message that was given up
-    keeps its number, so that its absence is noticed; a refused one does not, since nobody missed it.
-    A topic keeps its number for good: topics are few and coarse.
+    `tell` is called with the lanes whose numbers the other nodes are to be told.
     """
 
-    def __init__(self, settings: S, sender_id: bytes) -> None:
+    def __init__(
+        self, settings: ConnectorSettings, sender: Sender, link: Link[S], tell: Callable[[list[Lane]], None]
+    ) -> None:
         self._settings = settings
-        self._sender_id = sender_id
-        self._lanes: dict[str, Lane[S]] = {}
+        self._sender = sender
+        self._link = link
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._connection: Connection[S] | None = None
-        self._largest = settings.max_message_bytes
-        self._frame_limit = JOINED_BYTES
-        self._bytes = 0
-        self._expiry: asyncio.TimerHandle | None = None
-        self._beating: asyncio.TimerHandle | None = None
+        self._calls: dict[Lane, Call | None] = {}
+        self._resting: dict[Lane, asyncio.Handle] = {}
+        """Lanes that send nothing now, though no frame is on its way: the last one failed, or more is to join."""
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = self._expected = inf
+        """When the alarm goes off; and when it was to go off, as far as no block of the loop is known."""
         self._emptied: asyncio.Future[None] | None = None
-        self.pending = 0
         self.published = 0
 
+    @property
+    def pending(self) -> int:
+        """How many messages are not settled."""
+        return self._sender.pending
+
+    @property
+    def largest(self) -> int:
+        """The size of the largest message that can be sent now, in bytes."""
+        return self._sender.largest
+
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
-        """Take one message; raise `MessageTooLargeError` or `OutboxFullError` if that cannot be."""
-        if len(data) > self._largest:
-            raise self._too_large(topic, data)
-        if self._bytes + len(data) > self._settings.max_outbox_bytes:
+        """Take one message; raise `OutboxFullError` if there is no room for it."""
+        sender, settings = self._sender, self._settings
+        if sender.bytes + len(data) + MESSAGE_COST > settings.max_outbox_bytes:
             raise OutboxFullError(
-                f"{self.pending} messages wait to be sent to {self._settings.where}; this one, of {len(data)} bytes, "
-                f"would be more than max_outbox_bytes = {self._settings.max_outbox_bytes} allows. "
-                "Publish more slowly, or raise the limit."
+                f"{self.pending} messages wait to be sent to {self._link.where}; this one, of {len(data)} bytes, would "
+                f"be more than max_outbox_bytes = {settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes are added "
+                "for each message). Publish more slowly, or raise the limit."
             )
-        lane = self._lanes.get(topic)
-        if lane is None:
-            lane = self._lanes[topic] = Lane(topic)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._settings.publish_timeout
-        lane.waiting.append(Message(data, deadline, settle))
-        self._bytes += len(data)
-        self.pending += 1
-        if self._expiry is None:
-            self._expire_at(deadline)
-        if lane.sender is None:
-            self._start(lane)
+        now = self._time()
+        self._notice_block(now)
+        lane = sender.add(topic, data, now, now + settings.publish_timeout, settle)
+        if (look := now + settings.publish_timeout / LOOKS) < self._alarm_at:
+            self._set_alarm(look)
+        self.start(lane)
+
+    def start(self, lane: Lane) -> None:
+        """Send what a lane has to send, unless a frame of it is on its way."""
+        connection = self._connection
+        if not connection or lane in self._calls or lane in self._resting or not self._sender.is_sendable(lane):
+            return
+        self._calls[lane] = None
+        payload, outcomes = self._sender.load(lane, self._time())
+        if payload is None:
+            del self._calls[lane]
+        else:
+            within = self._settings.publish_timeout
+            publish = connection.publish(lane.topic, payload)
+            self._calls[lane] = connection.perform(publish, within, partial(self._landed, lane))
+        if outcomes:
+            self._settle(outcomes)
 
     def resume(self, connection: Connection[S]) -> None:
         """Send over a new connection what waits, first what the last one left unconfirmed."""
         self._connection = connection
-        self._frame_limit, self._largest = JOINED_BYTES, self._settings.max_message_bytes
-        if (most := connection.transport.max_frame_bytes) is not None:
-            self._frame_limit = min(self._frame_limit, most)
-            self._largest = min(self._largest, most - frame.overhead(1))
-        for lane in self._lanes.values():
-            if lane.shipment and most is not None and len(lane.shipment.payload) > most:
-                self._unload(lane, lane.shipment, lane.shipment.tries > 0)
-            if lane.waiting or lane.shipment:
-                self._start(lane)
-        self._beat()
+        lanes = self._sender.resume(connection.transport.max_frame_bytes, self._time())
+        self._set_alarm(self._sender.next_due)
+        for lane in lanes:
+            self.start(lane)
+
+    def release(self) -> None:
+        """Send what was held."""
+        self._sender.is_held = False
+        for lane in list(self._sender.busy):
+            self.start(lane)
 
     def pause(self) -> None:
         """Send nothing until the next connection, and keep nobody waiting in `drain`."""
-        if self._beating:
-            self._beating.cancel()
+        self._connection = None
+        for call in self._calls.values():
+            if call:
+                call.give_up()
+        for timer in self._resting.values():
+            timer.cancel()
+        self._calls.clear()
+        self._resting.clear()
+        self._settle(self._sender.pause(self._time()))
         if self._emptied and not self._emptied.done():
             self._emptied.set_result(None)
-        for lane in self._lanes.values():
-            self._stop(lane)
-            if lane.shipment and not lane.shipment.messages:
-                lane.shipment = None
-        self._connection = None
 
     async def drain(self) -> None:
         """Return when every message is settled, or the connection is gone."""
         if self.pending:
-            self._emptied = asyncio.get_running_loop().create_future()
+            self._emptied = self._loop.create_future()
             await self._emptied
 
     async def fail(self, error: Callable[[], ConnectorError]) -> None:
         """Settle all that is left with an error, for good."""
-        self.pause()
-        if self._expiry:
-            self._expiry.cancel()
-        for lane in self._lanes.values():
-            left = [*(lane.shipment.messages if lane.shipment else ()), *lane.waiting]
-            for start in range(0, len(left), AT_A_TIME):
-                self._settle(left[start : start + AT_A_TIME], error)
-                await asyncio.sleep(0)
-        self._lanes.clear()
+        if self._alarm:
+            self._alarm.cancel()
+        for messages in self._sender.fail():
+            for message in messages:
+                message.receipt(error())
+            await asyncio.sleep(0)
 
-    def _start(self, lane: Lane[S]) -> None:
-        if self._connection:
-            lane.sender = asyncio.get_running_loop().create_task(self._send(lane, self._connection))
-
-    def _stop(self, lane: Lane[S]) -> None:
-        if lane.sender and self._connection:
-            self._connection.abandon(lane.sender)
-        lane.sender = None
-
-    async def _send(self, lane: Lane[S], connection: Connection[S]) -> None:
-        """Send what waits, frame after frame, until nothing does or this task is abandoned."""
-        me = asyncio.current_task()
-        while shipment := lane.shipment or self._load(lane):
-            refusal: ConnectorError | None = None
-            shipment.tries += 1
-            try:
-                await connection.transport.publish(lane.topic, shipment.payload)
-            except (PublishError, MessageTooLargeError) as error:
-                refusal = error
-            except (Exception, asyncio.CancelledError) as error:
-                if lane.sender is not me or (me and me.cancelling()):
-                    raise
-                shipment.trouble = error
-                await asyncio.sleep(self._settings.reconnect_delay_min)
-                continue
-            if lane.sender is not me or connection.gone.done():
-                return
-            self._arrived(lane, shipment, refusal)
-        lane.sender = None
-
-    def _load(self, lane: Lane[S]) -> Shipment | None:
-        """Join what waits into a shipment, as far as it fits."""
-        waiting, messages, size = lane.waiting, list[Message](), 0
-        while waiting and len(messages) < (1 if lane.alone else JOINED_MESSAGES):
-            data = waiting[0].data
-            if len(data) > self._largest:
-                if waiting[0].was_sent:  # it may have arrived: its number is taken
-                    if messages:
-                        break
-                    lane.number += 1
-                self._settle([waiting.popleft()], lambda data=data: self._too_large(lane.topic, data))  # type: ignore[misc]
-                continue
-            size += len(data)
-            if messages and size + frame.overhead(len(messages) + 1) > self._frame_limit:
-                break
-            messages.append(waiting.popleft())
-        if not messages and not lane.owes_number:
-            return None
-        lane.owes_number = False
-        lane.alone = max(lane.alone - len(messages), 0)
-        if messages:
-            deadline = messages[-1].deadline
-        else:
-            deadline = asyncio.get_running_loop().time() + self._settings.heartbeat
-            self._expire_at(deadline)
-        payload = frame.pack(
-            self._settings.serialization, self._sender_id, lane.number, [message.data for message in messages]
-        )
-        lane.shipment = Shipment(messages, lane.number, payload, deadline)
-        lane.number += len(messages)
-        return lane.shipment
-
-    def _unload(self, lane: Lane[S], shipment: Shipment, was_sent: bool) -> None:
-        """Take apart a shipment that the broker does not take as a whole."""
-        for message in shipment.messages:
-            message.was_sent = was_sent
-        lane.waiting.extendleft(reversed(shipment.messages))
-        lane.number = shipment.number
-        lane.shipment = None
-
-    def _arrived(self, lane: Lane[S], shipment: Shipment, refusal: ConnectorError | None) -> None:
-        lane.shipment = None
-        lane.spoke = asyncio.get_running_loop().time()
-        if refusal is None:
-            lane.is_known = True
-            self._settle(shipment.messages)
+    def _landed(self, lane: Lane, error: Exception | None) -> None:
+        del self._calls[lane]
+        if isinstance(error, Lost):
             return
-        if len(shipment.messages) > 1:
-            self._unload(lane, shipment, shipment.tries > 1)
-            lane.alone = len(shipment.messages)
-            return
-        if shipment.tries == 1 and not any(message.was_sent for message in shipment.messages):
-            lane.number = shipment.number
-            lane.is_known = lane.is_known and bool(shipment.messages)
-        text = self._settings.redact(
-            f"{self._settings.where} refused a message to topic {lane.topic!r}: {refusal}. "
-            "Check the topic, the message's size, and the rights of the user at the broker."
-        )
-        self._settle(shipment.messages, lambda: type(refusal)(text))
+        outcomes = self._sender.landed(lane, error, self._time())
+        if error and not isinstance(error, PublishRefusedError | MessageTooLargeError):
+            self._resting[lane] = self._loop.call_later(self._settings.reconnect_delay_min, self._rested, lane)
+        self._settle(outcomes)
+        if outcomes and len(outcomes[0].messages) > 1 and lane not in self._resting and lane not in self._calls:
+            # The publishers that waited for these messages have the next ones ready in a moment: those leave together.
+            self._resting[lane] = self._loop.call_soon(self._rested, lane)
+        self.start(lane)
+        if self._sender.next_due < self._alarm_at:
+            self._set_alarm(self._sender.next_due)
 
-    def _settle(self, messages: Iterable[Message], error: Callable[[], ConnectorError] | None = None) -> None:
-        for message in messages:
-            if message.settled:
-                continue
-            message.settled = True
-            self.pending -= 1
-            self._bytes -= len(message.data)
-            if error is None:
-                self.published += 1
-                message.settle(None)
+    def _rested(self, lane: Lane) -> None:
+        del self._resting[lane]
+        self.start(lane)
+
+    def _settle(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            if outcome.verdict is Verdict.ACCEPTED:
+                self.published += len(outcome.messages)
+                for message in outcome.messages:
+                    message.receipt(None)
             else:
-                message.settle(error())
+                for message in outcome.messages:
+                    message.receipt(self._error(outcome, len(message.data)))
         if not self.pending and self._emptied and not self._emptied.done():
             self._emptied.set_result(None)
 
-    def _expire_at(self, deadline: float) -> None:
-        if self._expiry is None or deadline < self._expiry.when():
-            if self._expiry:
-                self._expiry.cancel()
-            self._expiry = asyncio.get_running_loop().call_at(deadline, self._expire)
+    def _set_alarm(self, when: float) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+            self._alarm = None
+        self._alarm_at = self._expected = when
+        if when < inf:
+            self._alarm = self._loop.call_at(when, self._due)
 
-    def _expire(self) -> None:
-        """Give up what has waited for `publish_timeout`."""
-        self._expiry = None
-        now = asyncio.get_running_loop().time()
-        left = AT_A_TIME
-        for lane in list(self._lanes.values()):
-            if shipment := lane.shipment:
-                overdue = [message for message in shipment.messages if message.deadline <= now]
-                self._settle(overdue, lambda: self._too_late(lane, shipment))  # noqa: B023
-                if shipment.deadline <= now:
-                    lane.is_known = lane.is_known or shipment.tries > 0
-                    lane.shipment = None
-                    self._stop(lane)
-            while lane.waiting and lane.waiting[0].deadline <= now and left:
-                left -= 1
-                lane.number += 1
-                self._settle([lane.waiting.popleft()], lambda: self._too_late(lane, None))  # noqa: B023
-            if lane.waiting and lane.sender is None:
-                self._start(lane)
-        for lane in self._lanes.values():  # looked at only now: whoever was told above may have published again
-            if lane.waiting:
-                self._expire_at(lane.waiting[0].deadline)
-            if lane.shipment:
-                unsettled = (message.deadline for message in lane.shipment.messages if not message.settled)
-                self._expire_at(next(unsettled, lane.shipment.deadline))
+    def _notice_block(self, now: float) -> None:
+        """Give what waits more time if the alarm is late, since the host has blocked the loop."""
+        late = now - self._expected
+        if late > self._settings.publish_timeout / 100:
+            self._expected = now
+            self._sender.excuse(late)
 
-    def _beat(self) -> None:
-        """Have the number told on each topic where a heartbeat is about to pass in silence."""
-        loop = asyncio.get_running_loop()
-        quarter = self._settings.heartbeat / 4
-        for lane in self._lanes.values():
-            if lane.is_known and lane.sender is None and lane.spoke + 3 * quarter <= loop.time():
-                lane.owes_number = True
-                self._start(lane)
-        self._beating = loop.call_later(quarter, self._beat)
+    def _due(self) -> None:
+        """Do what is due: give up messages whose time is over, and have numbers told."""
+        now = self._time()
+        timeout = self._settings.publish_timeout
+        self._notice_block(now)
+        self._alarm, self._alarm_at, self._expected = None, inf, inf
+        due = self._sender.due(now)
+        for lane in due.given_up:
+            if call := self._calls.pop(lane, None):
+                call.give_up()
+        self._settle(due.outcomes)
+        for lane in due.given_up:
+            self.start(lane)
+        if due.told:
+            self._tell(due.told)
+        if self._sender.next_due < self._alarm_at or self.pending:
+            # What is left to do now comes after other tasks have had their turn.
+            self._set_alarm(min(max(self._sender.next_due, now), now + timeout / LOOKS if self.pending else inf))
 
-    def _too_large(self, topic: str, data: bytes) -> MessageTooLargeError:
-        return MessageTooLargeError(
-            f"A message to topic {topic!r} has {len(data)} bytes; at most {self._largest} can be sent "
-            f"(max_message_bytes = {self._settings.max_message_bytes}, or what the broker takes)."
-        )
-
-    def _too_late(self, lane: Lane[S], shipment: Shipment | None) -> PublishError:
-        if self._connection is None:
-            why = "there is no connection to it"
-        elif shipment and shipment.trouble:
-            why = f"the last attempt failed with {self._settings.describe(shipment.trouble)}"
+    def _error(self, outcome: Outcome, size: int) -> ConnectorError:
+        where, topic = self._link.where, outcome.topic
+        if outcome.verdict is Verdict.REFUSED:
+            kind: Any = type(outcome.why)
+            text = (
+                f"{where} refused a message to topic {topic!r}: {self._describe(outcome.why)}. "
+                "Check the topic, the message's size, and the rights of the user at the broker."
+            )
+            return MessageTooLargeError(text) if issubclass(kind, MessageTooLargeError) else kind(text, topic=topic)
+        if outcome.verdict is Verdict.TOO_LARGE:
+            return MessageTooLargeError(
+                f"A message to topic {topic!r} has {size} bytes. {where} takes no more than {self.largest}, "
+                "or cuts the connection whenever it comes. Send less at a time."
+            )
+        timeout = self._settings.publish_timeout
+        if failure := self._link.last_failure:
+            why = f"there is no connection to it ({failure})"
+        elif outcome.why:
+            why = f"the last attempt failed with {self._describe(outcome.why)}"
         else:
             why = "it does not answer, or not fast enough"
-        return PublishError(
-            f"{self._settings.where} did not confirm a message to topic {lane.topic!r} within publish_timeout = "
-            f"{self._settings.publish_timeout:g} s: {why}. Who misses it is told by a MessagesLostError."
+        return PublishUnconfirmedError(
+            f"{where} did not confirm a message to topic {topic!r} within publish_timeout = {timeout:g} s: {why}. "
+            "Each node that misses it is told by a MessagesLostError.",
+            topic=topic,
         )
+
+    def _describe(self, error: BaseException | None) -> str:
+        return (self._link.settings or self._settings).describe(error or RuntimeError())

@@ -1,22 +1,20 @@
 """The settings that every connector has; a broker's own are added in the package's `settings.py`."""
 
-import re
-import traceback
-from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import parse_qsl, unquote
-from uuid import uuid4
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import parse_qsl
 
-from pydantic import Field, SecretBytes, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from ..about import SERIALIZATION
+from . import secrets
+from .addresses import Address, Target, parse
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
-
-HIDDEN = "**********"
-_SECRET_NAME = re.compile("pass|pwd|token|secret|key", re.IGNORECASE)
+SerializationName = Literal["json", "msgpack"]
 
 
 class ConnectorSettings(BaseSettings):
@@ -35,14 +33,33 @@ class ConnectorSettings(BaseSettings):
     schemes: ClassVar[tuple[str, ...]] = ()
     """What a url may begin with; none: anything."""
 
-    url: SecretStr = Field(description="Where the broker is; may hold user and password.")
-    node_name: str = Field(
-        default_factory=lambda: uuid4().hex,
-        min_length=1,
-        description="This node's name, which its private topic carries; random when not given.",
+    schemes_without_hosts: ClassVar[tuple[str, ...]] = ()
+    """Schemes of urls that name no hosts: `unix` for `unix:///path`."""
+
+    tls_schemes: ClassVar[tuple[str, ...]] = ()
+    """Schemes that mean TLS."""
+
+    secret_options: ClassVar[tuple[str, ...]] = ()
+    """Names of options in the url whose values are secret."""
+
+    user_may_be_token: ClassVar[bool] = False
+    """Whether a user without a password in the url is a token, and so a secret."""
+
+    url: SecretStr = Field(description="Where the broker is; may hold user and password, and several hosts.")
+    username: str | None = Field(default=None, description="The user; it goes before the user in the url.")
+    password: SecretStr | None = Field(default=None, description="The password; it goes before the one in the url.")
+    password_file: Path | None = Field(
+        default=None, description="A file with the password, in place of it, which is read anew at every connection."
     )
-    serialization: Literal["json", "msgpack"] = Field(
-        default=SERIALIZATION, description="How messages are sent; nodes of both kinds understand each other."
+    node_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="This node's name, which its private topic carries; random for each connector when not given.",
+    )
+    serialization: SerializationName | None = Field(
+        default=None,
+        description="How messages are sent, json or msgpack; nodes of both kinds understand each other. When not given, "
+        "as the package was made.",
     )
     connect_timeout: Seconds = Field(default=5.0, description="Seconds that one attempt to connect may take.")
     publish_timeout: Seconds = Field(
@@ -56,8 +73,33 @@ class ConnectorSettings(BaseSettings):
     max_pending_messages: Count = Field(
         default=100_000, description="What may wait for one listener; beyond it the oldest are dropped and counted."
     )
+    max_pending_bytes: Count = Field(
+        default=128 * 1024 * 1024,
+        description="What may wait for one listener, in bytes; beyond it the oldest are dropped and counted.",
+    )
+    max_history_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=16 * 1024 * 1024,
+        description="What is kept of the messages sent, in bytes, to send them again to nodes that missed them; "
+        "0 turns that off.",
+    )
+    forget_after: Seconds = Field(
+        default=600.0, description="Seconds of silence after which a node forgets how far it has come on a topic."
+    )
+    control_topic: str = Field(
+        default="CONTROL",
+        min_length=1,
+        description="The topic on which the nodes ask for what they missed; the same for all nodes of a cluster.",
+    )
+    cluster_key: Annotated[tuple[SecretStr, ...] | None, NoDecode] = Field(
+        default=None,
+        description="A key that signs all frames, the same for all nodes of a cluster; or several, as a,b or as a JSON "
+        "list: the first signs, and all are accepted.",
+    )
     reconnect_delay_min: Seconds = Field(default=0.1, description="Seconds before the first new attempt to connect.")
     reconnect_delay_max: Seconds = Field(default=5.0, description="Seconds between attempts, at the most.")
+
+    _target: Target | None = PrivateAttr(default=None)
+    """The host for which this copy is, by its name."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -69,27 +111,41 @@ class ConnectorSettings(BaseSettings):
             )
         raise clean
 
+    if not TYPE_CHECKING:  # A type checker then goes on to refuse all assignments.
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not name.startswith("_"):
+                raise AttributeError(
+                    f"{type(self).__name__}.{name} cannot be set: settings never change; make new ones"
+                )
+            super().__setattr__(name, value)
+
     @field_validator("url")
     @classmethod
-    def _has_scheme(cls, url: SecretStr) -> SecretStr:
-        scheme, separator, rest = url.get_secret_value().partition("://")
-        if not separator or not rest or (cls.schemes and scheme not in cls.schemes):
-            rule = " or ".join(f"{scheme}://…" for scheme in cls.schemes) or "scheme://host:port"
-            raise ValueError(f"must look like {rule}")
-        authority, others = _split(rest)
-        if authority and "@" in others.partition("=")[0]:
-            raise ValueError("must have / ? # and @ in user and password percent-encoded")
-        for host in authority.rpartition("@")[2].split(","):
-            port = host.rpartition("]")[2].partition(":")[2]
-            if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-                raise ValueError("must have a number from 1 to 65535 as port, and user and password percent-encoded")
+    def _is_unambiguous(cls, url: SecretStr) -> SecretStr:
+        parse(url.get_secret_value(), cls.schemes, cls.schemes_without_hosts)
         return url
 
-    @field_validator("node_name")
+    @field_validator("node_name", "control_topic")
     @classmethod
-    def _is_text(cls, name: str) -> str:
-        name.encode()
+    def _is_text(cls, name: str | None) -> str | None:
+        if name is not None:
+            name.encode()
         return name
+
+    @field_validator("cluster_key", mode="before")
+    @classmethod
+    def _takes_several(cls, keys: Any) -> Any:
+        if isinstance(keys, str):
+            keys = json.loads(keys) if keys.lstrip().startswith("[") else [key.strip() for key in keys.split(",")]
+        return (keys,) if isinstance(keys, SecretStr) else keys
+
+    @field_validator("cluster_key")
+    @classmethod
+    def _has_no_empty_key(cls, keys: tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...] | None:
+        if keys is not None and not (keys and all(key.get_secret_value() for key in keys)):
+            raise ValueError("must not be empty, nor hold an empty key")
+        return keys
 
     @field_validator("reconnect_delay_max")
     @classmethod
@@ -99,54 +155,103 @@ class ConnectorSettings(BaseSettings):
         return longest
 
     @property
+    def address(self) -> Address:
+        """The parts of the url."""
+        return parse(self.url.get_secret_value(), self.schemes, self.schemes_without_hosts)
+
+    @property
     def where(self) -> str:
         """The broker's address to show: scheme, host and port, without user, password and options."""
-        scheme, _, rest = self.url.get_secret_value().partition("://")
-        return f"{scheme}://{_split(rest)[0].rpartition('@')[2]}"
+        address = self.address
+        if self._target is None or (self._target,) == address.hosts:
+            return address.where
+        return f"{address.at(self._target).where} ({address.hosts[0].host})"
+
+    @property
+    def host_name(self) -> str:
+        """The first host of the url as it was given, also where `at` has put an IP address there; "" if there is none."""
+        hosts = (self._target,) if self._target else self.address.hosts
+        return hosts[0].host if hosts else ""
+
+    @property
+    def login(self) -> tuple[str | None, str | None]:
+        """User and password, from their settings or else from the url, where they are percent-decoded."""
+        user, password = self.address.login
+        if self.username is not None:
+            user = self.username
+        if self.password is not None:
+            password = self.password.get_secret_value()
+        return user, password
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is to be encrypted."""
+        return self.address.scheme in self.tls_schemes
+
+    @property
+    def cluster_keys(self) -> tuple[bytes, ...]:
+        """The keys of the cluster, of which the first one signs; none where frames are not signed."""
+        return tuple(key.get_secret_value().encode(errors="surrogatepass") for key in self.cluster_key or ())
+
+    def targets(self) -> list[Target]:
+        """Return the hosts of the url; none for a url without hosts."""
+        return list(self.address.hosts)
+
+    def at(self, host: str, port: int | None, address: str | None = None) -> Self:
+        """Return a copy whose url names this one host, or in its place the IP address to which its name leads."""
+        target = Target(host, port)
+        url = self.address.at(target._replace(host=address or host)).url
+        copy = self.model_copy(update={"url": SecretStr(url)})
+        copy._target = target
+        return copy
+
+    def present(self) -> Self:
+        """Return a copy with the password that `password_file` holds now, without one line break at its end.
+
+        Raises `OSError` if the file cannot be read, and `ValueError` if it is empty or not in UTF-8.
+        """
+        if self.password_file is None:
+            return self
+        try:
+            password = self.password_file.read_bytes().decode()
+        except UnicodeDecodeError:
+            password = ""
+        password = password.removesuffix("\n").removesuffix("\r")
+        if not password:
+            raise ValueError(f"password_file = {self.password_file}: it is empty, or not in UTF-8")
+        return self.model_copy(update={"password": SecretStr(password)})
 
     @property
     def _secrets(self) -> list[str]:
-        authority, _ = _split(self.url.get_secret_value().partition("://")[2])
-        user, _, password = authority.rpartition("@")[0].partition(":")
-        options = parse_qsl(self.url.get_secret_value().partition("?")[2])
-        found = {password or user, *(value for name, value in options if _SECRET_NAME.search(name))}
-        for name, value in self.__dict__.items():
-            if isinstance(value, SecretStr) and name != "url":
-                found.add(value.get_secret_value())
-            elif isinstance(value, SecretBytes):
-                found.add(value.get_secret_value().decode(errors="replace"))
-        found |= {unquote(secret) for secret in found}
-        return sorted(found - {""}, key=len, reverse=True)
+        address = self.address
+        found = secrets.secrets_in({name: value for name, value in self.__dict__.items() if name != "url"})
+        if address.password is not None:
+            found.append(address.password)
+        elif address.user is not None and self.user_may_be_token:
+            found.append(address.user)
+        options = parse_qsl(address.rest.partition("?")[2])
+        return found + [value for name, value in options if name in self.secret_options]
 
     def redact(self, text: str) -> str:
-        """Return `text` without the passwords and the other secrets of these settings."""
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
+        """Return `text` without the secrets of these settings."""
+        return secrets.hide(text, self._secrets)
 
     def describe(self, error: BaseException) -> str:
-        """Put `error` in words that hold no secret."""
-        text = str(error).rstrip(".")
-        return self.redact(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        """Put `error` in words that hold no secret; also an exception whose own text cannot be had."""
+        return secrets.describe(error, self._secrets)
 
     def cause(self, error: BaseException) -> BaseException | None:
         """Return `error` to be chained as a cause, or None if its traceback would show a secret."""
-        shown = "".join(traceback.format_exception(error)) + repr(error)
-        return error if self.redact(shown) == shown else None
-
-
-def _split(rest: str) -> tuple[str, str]:
-    """Split what follows `://` in a url into user, password, hosts and ports, and what comes after those."""
-    end = next((index for index, character in enumerate(rest) if character in "/?#"), len(rest))
-    return rest[:end], rest[end:]
+        return error if secrets.presentable(error, self._secrets) else None
 
 
 def _without_secret(fault: Any, settings: type[ConnectorSettings]) -> InitErrorDetails:
-    """Rebuild one fault of a `ValidationError` with the value hidden where the field is a secret."""
+    """Rebuild one fault of a `ValidationError` with the value hidden, unless the field can hold no secret."""
     field = settings.model_fields.get(str(fault["loc"][0])) if fault["loc"] else None
-    public = field is not None and "Secret" not in repr(field.annotation)
+    value, text = fault["input"], fault["msg"]
+    if field is None or secrets.is_secret(field.annotation):
+        text = secrets.hide(text, [value] if isinstance(value, str) else secrets.secrets_in(value))
+        value = secrets.HIDDEN
     return InitErrorDetails(
-        type=PydanticCustomError(fault["type"], "{rule}", {"rule": fault["msg"]}),
-        loc=fault["loc"],
-        input=fault["input"] if public else HIDDEN,
+        type=PydanticCustomError(fault["type"], "{rule}", {"rule": text}), loc=fault["loc"], input=value
     )

@@ -16,6 +16,11 @@ def private_topic(node_name: str) -> str:
     return f"PRIVATE/{node_name}"
 
 
+def text_of(topic: str) -> str:
+    """Return the text of a topic that is an instance of a subclass of `str`, such as a member of an enumeration."""
+    return str.__str__(topic)
+
+
 def topic_fault(topic: object) -> str | None:
     """Say what keeps `topic` from being a topic, or None: any non-empty text will do."""
     if not isinstance(topic, str):

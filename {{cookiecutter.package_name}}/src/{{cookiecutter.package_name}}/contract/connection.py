@@ -1,0 +1,339 @@
+"""One transport and its inbox, and the one way to call a transport: raced against the loss, and bounded."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from typing import Any, Generic
+
+from . import tasks
+from .transport import S, Transport
+
+logger = logging.getLogger(__name__.partition(".")[0])
+
+CLOSING_TIME = 1.0
+"""Seconds that a transport may take to close, and before it the calls that were given up."""
+
+MOST_AT_ONCE = 1000
+"""Calls that end together in one turn of the loop, so that no number of them blocks it."""
+
+LOOKS = 10
+"""How often the clock is looked at while a call runs, so that a block of the loop is seen, whenever it comes."""
+
+STEP = 2e-6
+"""Seconds for each running call between two looks, at the least, lest looking takes all the time of the loop."""
+
+Operation = Awaitable[None]
+"""A coroutine, which needs a task to run in, or a future, which needs none."""
+
+Receive = Callable[[str, bytes], None]
+Done = Callable[[Exception | None], None]
+
+
+class Lost(Exception):
+    """The connection of a call is gone; `__cause__` is why."""
+
+
+def reason(error: Exception) -> BaseException:
+    """Return the reason of a loss if `error` is a `Lost`, else `error`."""
+    return error.__cause__ or error if isinstance(error, Lost) else error
+
+
+class Call:
+    """A running call of one of the transport's methods."""
+
+    __slots__ = ("_connection", "_done", "_future", "_longest_block", "_operation", "began", "deadline", "within")
+
+    def __init__(
+        self, connection: "Connection[Any]", operation: Operation, within: float, began: float, done: Done
+    ) -> None:
+        self.within = within
+        self.began = began
+        self.deadline = began + within
+        self._connection = connection
+        self._operation = operation
+        self._longest_block = 0.0
+        self._done: Done | None = done
+        self._future: asyncio.Future[None]
+        if isinstance(operation, asyncio.Future):
+            self._future = operation
+            operation.add_done_callback(self._came)
+        else:
+            self._future = tasks.start(self._run())
+
+    def give_up(self) -> None:
+        """Cancel the operation, and never call `done`; do nothing if `done` was called already."""
+        if self._take_done():
+            self._abandon()
+
+    def fail(self) -> None:
+        """Give the operation up, and tell that the connection is lost or else that the time is over."""
+        if done := self._take_done():
+            self._abandon()
+            gone = self._connection.gone.done()
+            done(self._connection.loss() if gone else TimeoutError(f"no answer within {self.within:.3g} s"))
+
+    def excuse(self, late: float, now: float) -> None:
+        """Move the deadline, after the host has blocked the loop until `now`, for `late` seconds as far as is known.
+
+        What arrived meanwhile has yet to be read: at the end of the call's time, a block gives as much time again. Only
+        a block that is longer than those before does so, lest a loop that is always late never notices a silence.
+        """
+        if late > self.within / 100:
+            self.deadline += late
+            if late > self._longest_block:
+                self._longest_block = late
+                self.deadline = max(self.deadline, now + min(late, self.within))
+
+    async def _run(self) -> None:
+        """Run a coroutine, and tell its outcome from here: that is cheaper than a callback of the task."""
+        self._tell(await _outcome(self._operation))
+
+    def _came(self, future: "asyncio.Future[None]") -> None:
+        """Tell the outcome of a future."""
+        if future.cancelled():
+            self._tell(ConnectionAbortedError("the client library cancelled the call"))
+        else:
+            error = future.exception()
+            self._tell(error if error is None or isinstance(error, Exception) else _as_exception(error))
+
+    def _tell(self, error: Exception | None) -> None:
+        if done := self._take_done():
+            done(self._connection.loss() if self._connection.gone.done() else error)
+
+    def _take_done(self) -> Done | None:
+        done, self._done = self._done, None
+        if done:
+            del self._connection.running[self]
+        return done
+
+    def _abandon(self) -> None:
+        if iscoroutine(self._operation) and getcoroutinestate(self._operation) == CORO_CREATED:
+            self._operation.close()  # its task, cancelled before its first step, never comes to it
+        self._connection.abandon(self._future)
+
+
+class Connection(Generic[S]):
+    """One transport and its inbox, which no other transport knows; implements `Inbox`.
+
+    An abandoned transport hands in to an inbox that nobody reads, and remembers in dicts that nobody keeps.
+    """
+
+    def __init__(
+        self,
+        transport_class: type[Transport[S]],
+        settings: S,
+        memory: dict[str, Any],
+        topic_memory: dict[str, Any],
+        receive: Receive,
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.memory = memory
+        self.topic_memory = topic_memory
+        self.gone: asyncio.Future[Exception] = self.loop.create_future()
+        self.running: dict[Call, None] = {}
+        self._receive = receive
+        self._alarm: asyncio.TimerHandle | None = None
+        self._next_ping: asyncio.TimerHandle | None = None
+        self._strays: dict[asyncio.Future[Any], None] = {}
+        self._closing: asyncio.Task[None] | None = None
+        self.transport = transport_class(settings, self)
+
+    def received(self, topic: str, payload: bytes) -> None:
+        if not self.gone.done():
+            self._receive(topic, payload)
+
+    def lost(self, error: Exception) -> None:
+        if not self.gone.done():
+            self.gone.set_result(error)
+            self.memory = self.memory.copy()
+            self.topic_memory = self.topic_memory.copy()
+            self.loop.call_soon(self._fail_all)  # not now: the transport that calls us may be in the midst of things
+
+    def loss(self) -> Lost:
+        """Return the error for a call of this connection, which is gone."""
+        lost = Lost("the connection was lost")
+        lost.__cause__ = self.gone.result()
+        return lost
+
+    def perform(self, operation: Operation, within: float, done: Done) -> Call:
+        """Run one method of the transport, a coroutine in a task of its own, for `within` seconds at most.
+
+        Time for which the host blocks the loop does not count. `done` raises nothing. It is called exactly once, unless
+        the call was given up before, and never before this returns, with:
+
+        - None: the method has returned;
+        - the exception that the method raised. A `CancelledError` becomes a `ConnectionAbortedError`, any other
+          exception that is no `Exception` a `RuntimeError`;
+        - `Lost`: the connection is gone;
+        - `TimeoutError`: the time is over.
+
+        In the last two cases, the operation is cancelled and left to itself.
+        """
+        if self.gone.done():
+            self.loop.call_soon(self._fail_all)  # ahead of the first step of the operation
+        now = self.loop.time()
+        call = Call(self, operation, within, now, done)
+        self.running[call] = None
+        self._look_at(now + within / LOOKS)
+        return call
+
+    def publish(self, topic: str, payload: bytes) -> Operation:
+        """Have the transport begin to publish; what it raises before there is something to await comes with the rest."""
+        try:
+            return self.transport.publish(topic, payload)
+        except Exception as error:
+            failed: asyncio.Future[None] = self.loop.create_future()
+            failed.set_exception(error)
+            return failed
+
+    async def call(self, operation: Operation, within: float) -> None:
+        """Run one method of the transport like `perform`, and wait for it; cancelling gives it up.
+
+        Raises what the method raised, `Lost`, or `TimeoutError`.
+        """
+        outcome: asyncio.Future[Exception | None] = self.loop.create_future()
+        call = self.perform(operation, within, partial(tasks.settle, outcome))
+        try:
+            error = await outcome
+        except asyncio.CancelledError:
+            call.give_up()
+            raise
+        if error is not None:
+            raise error
+
+    def watch(self, heartbeat: float) -> None:
+        """Notice within `heartbeat` seconds of silence that the connection is gone.
+
+        A ping begins a third of a heartbeat after the last one's end, and has six tenths.
+        """
+        if not self.gone.done():
+            self._next_ping = self.loop.call_later(heartbeat / 3, self._ping, heartbeat)
+
+    def _ping(self, heartbeat: float) -> None:
+        if not self.gone.done():
+            self.perform(_begin(self.transport.ping), 0.6 * heartbeat, partial(self._pinged, heartbeat))
+
+    def _pinged(self, heartbeat: float, error: Exception | None) -> None:
+        if error is None:
+            self.watch(heartbeat)
+        else:
+            self.lost(error)
+
+    def abandon(self, task: "asyncio.Future[Any]") -> None:
+        """Cancel a task or a future for which only `close` waits, for a while."""
+        self._strays[task] = None
+        task.add_done_callback(self._forget)
+        task.cancel()
+
+    def _forget(self, task: "asyncio.Future[Any]") -> None:
+        del self._strays[task]
+        if not task.cancelled():
+            task.exception()
+
+    def _fail_all(self) -> None:
+        self._fail(list(reversed(self.running)))
+
+    def _fail(self, calls: list[Call]) -> None:
+        """End `calls`, the last one first; what is too much for one turn of the loop is left to the next."""
+        try:
+            for _ in range(min(len(calls), MOST_AT_ONCE)):
+                calls.pop().fail()
+        finally:
+            if calls:
+                self.loop.call_soon(self._fail, calls)
+
+    def _look_at(self, when: float) -> None:
+        if self._alarm is None or when < self._alarm.when():
+            if self._alarm:
+                self._alarm.cancel()
+            self._alarm = self.loop.call_at(when, self._look, when)
+
+    def _look(self, planned: float) -> None:
+        """End the calls whose time is over. One timer serves all calls; it stops when it finds none running."""
+        self._alarm = None
+        if not self.running or self.gone.done():
+            return
+        now = max(self.loop.time(), planned)
+        if now - planned > min(call.within for call in self.running) / 100:
+            for call in self.running:
+                if call.began <= planned:
+                    call.excuse(now - planned, now)
+        self._fail([call for call in reversed(self.running) if call.deadline <= now + STEP])
+        if self.running:
+            deadline = min(call.deadline for call in self.running)
+            step = min(call.within for call in self.running) / LOOKS
+            self._look_at(max(min(deadline, now + step), now + STEP * len(self.running)))
+
+    async def leave(self, within: float) -> None:
+        """Have the transport undo, within `within` seconds, what would outlive it at the broker, unless it is gone."""
+        if self.gone.done():
+            return
+        try:
+            await self.call(_begin(self.transport.leave), within)
+        except Exception as error:
+            logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
+
+    async def close(self) -> None:
+        """Close the transport, once, come what may, within about `CLOSING_TIME`; raises nothing.
+
+        When cancelled, it waits for the end all the same.
+        """
+        if self._closing is None:
+            self._closing = tasks.start(self._close())
+        cancelled: asyncio.CancelledError | None = None
+        while not self._closing.done():
+            try:
+                await asyncio.wait((self._closing,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled:
+            raise cancelled
+
+    async def _close(self) -> None:
+        self.lost(ConnectionAbortedError("closed"))
+        while self.running:
+            self._fail_all()
+            await asyncio.sleep(0)
+        for timer in (self._alarm, self._next_ping):
+            if timer:
+                timer.cancel()
+        if self._strays:
+            await asyncio.wait(list(self._strays), timeout=CLOSING_TIME)
+        closing = tasks.start(_outcome(_begin(self.transport.close)))
+        await asyncio.wait((closing,), timeout=CLOSING_TIME)
+        if not closing.done():
+            self.abandon(closing)
+            logger.warning("The transport did not close within %g s.", CLOSING_TIME)
+        elif (error := closing.result()) is not None:
+            logger.debug("The transport did not close cleanly: %s.", type(error).__name__)
+
+
+async def _begin(method: Callable[[], Operation]) -> None:
+    """Call `method` as a part of the operation, so that an exception of a method that is no coroutine counts, too."""
+    await method()
+
+
+async def _outcome(operation: Operation) -> Exception | None:
+    """Run `operation`; return what it raised, as an `Exception`.
+
+    `SystemExit` would end the loop if a task raised it. `KeyboardInterrupt` shall: the interpreter raises it anywhere.
+    """
+    try:
+        await operation
+    except Exception as error:
+        return error
+    except asyncio.CancelledError:
+        return ConnectionAbortedError("the client library cancelled the call")
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        return _as_exception(error)
+    return None
+
+
+def _as_exception(error: BaseException) -> Exception:
+    failure = RuntimeError(f"the client library raised {type(error).__name__}")
+    failure.__cause__ = error
+    return failure

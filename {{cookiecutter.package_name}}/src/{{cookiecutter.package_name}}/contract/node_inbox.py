@@ -1,0 +1,194 @@
+"""The inbox of a node: each payload is looked at, counted, decoded, and handed to the listeners of its topic."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from . import serialization, wire
+from .errors import BadFrameError, MessagesLostError
+from .floods import Flood, Report
+from .listeners import Batch, Pending
+from .receiving import Bogus, Delivery, Effect, Loss, Receiver
+from .repair import Repair
+from .sending import JOINED_BYTES, JOINED_MESSAGES
+from .settings import ConnectorSettings
+from .wire import Frame, Signer
+
+
+class NodeInbox:
+    """Takes what arrives at a node, whatever it holds, and raises nothing."""
+
+    def __init__(
+        self,
+        settings: ConnectorSettings,
+        node: bytes,
+        receiver: Receiver,
+        subscriptions: Callable[[str], Sequence[Pending]],
+        report: Report,
+    ) -> None:
+        self._node = node
+        self._receiver = receiver
+        self._subscriptions = subscriptions
+        self._report = report
+        self._largest = max(settings.max_message_bytes, JOINED_BYTES) + wire.overhead(JOINED_MESSAGES)
+        self._time = asyncio.get_running_loop().time
+        self._floods: dict[str, Flood] = {}
+        self._faults: dict[str, str] = {}
+        self._decoded: tuple[Frame, list[Any]] | None = None
+        """The frame that is being taken, and its messages."""
+        self.repair: Repair[Any]
+        self.signer = Signer()
+        self.delivered = 0
+        self.filtered = 0
+        self.lost = 0
+        self.repaired = 0
+
+    def received(self, topic: str, payload: bytes) -> None:
+        """Take one payload."""
+        is_control = topic == self.repair.topic
+        if wire.is_from(self._node, payload):
+            self.filtered += not is_control
+            return
+        if not (is_control or self._subscriptions(topic)):
+            return
+        try:
+            content = bytes(payload)
+            frame = wire.unpack(self.signer.verify(topic, content))
+            if is_control or frame.kind >= wire.ANSWER:
+                effects = self._take_word(topic, frame, is_control)
+            else:
+                effects = self._take_messages(topic, frame)
+        except Exception as error:
+            self._bad(
+                topic, f"A payload of {len(payload)} bytes on topic {topic!r} is no frame of a connector: {error}"
+            )
+            return
+        if effects or self._receiver.has_changed:
+            self.handle(effects)
+        self._decoded = None
+
+    def handle(self, effects: Sequence[Effect]) -> None:
+        """Deliver what is due, and report what is lost."""
+        for effect in effects:
+            if isinstance(effect, Delivery):
+                self._deliver(effect)
+            elif isinstance(effect, Loss):
+                self._missed(effect)
+            else:
+                self._reject(effect)
+        if self._receiver.has_changed:
+            self.repair.changed()
+
+    def forget(self, topic: str) -> None:
+        """Take no more messages on a topic, and count anew when somebody listens to it again."""
+        self._receiver.forget(topic)
+        if flood := self._floods.pop(topic, None):
+            flood.flush()
+            del self._faults[topic]
+        self.repair.changed()
+
+    def close(self) -> None:
+        """Tell what was not told yet."""
+        for flood in self._floods.values():
+            flood.flush()
+
+    def _take_word(self, topic: str, frame: Frame, is_control: bool) -> Sequence[Effect]:
+        """Take a frame in which a node says something of its messages."""
+        now = self._time()
+        if frame.kind == wire.CONTROL:
+            control = wire.unpack_control(frame)
+            if is_control:
+                return self.repair.take(frame, control)
+            counts = [count for count in control.counts if count.topic == topic]
+            return self._receiver.told(frame.sender, counts, bool(frame.flags & wire.ANSWERS), now)
+        if is_control:
+            raise ValueError("the topic is the cluster's own, and takes no messages")
+        return self._receiver.answered(topic, frame, wire.unpack_answer(frame), now)
+
+    def _take_messages(self, topic: str, frame: Frame) -> Sequence[Effect]:
+        """Take a frame with messages; the next one of its sender is delivered at once."""
+        is_again = frame.kind == wire.AGAIN
+        if is_again and not self._receiver.wants(topic, frame):
+            return ()
+        if len(frame.body) > self._largest:
+            self._bad(
+                topic,
+                f"A frame of {len(frame.body)} bytes on topic {topic!r} is larger than this node takes "
+                f"({self._largest} bytes, by max_message_bytes)",
+            )
+        else:
+            codec = serialization.by_code(frame.serialization)
+            messages = codec.decode(wire.unpack_again(frame)[1] if is_again else frame.body)
+            if len(messages) != frame.count:
+                raise ValueError(f"it holds {len(messages)} messages and claims {frame.count}")
+            if not is_again and self._receiver.is_next(topic, frame, now := self._time()):
+                self.delivered += frame.count
+                self._put(topic, Batch(codec, frame.body, frame.count, now, messages))
+                return ()
+            self._decoded = frame, messages
+        return self._receiver.take(topic, frame, self._time())
+
+    def _put(self, topic: str, batch: Batch) -> None:
+        for subscription in self._subscriptions(topic):
+            subscription.put(batch)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        """Give the messages of a frame, each listener's own copy, to the listeners of its topic."""
+        topic, frame, skip, received = delivery
+        if len(frame.body) > self._largest:
+            self._missed(Loss(topic, frame.sender, frame.count - skip))
+            return
+        codec = serialization.by_code(frame.serialization)
+        decoded = self._decoded[1] if self._decoded and self._decoded[0] is frame else None
+        self.delivered += frame.count - skip
+        if frame.kind != wire.AGAIN:
+            self._put(topic, Batch(codec, frame.body, frame.count, received, decoded, skip))
+            return
+        self.repaired += frame.count - skip
+        runs, body = wire.unpack_again(frame)
+        for subscription in self._subscriptions(topic):
+            # A listener that came later gets nothing that was published before.
+            before = 0
+            for run in runs:
+                if received - run.age / 1000 >= subscription.since:
+                    break
+                before += run.count
+            if (first := max(skip, before)) < frame.count:
+                subscription.put(Batch(codec, body, frame.count, received, decoded, first))
+                decoded = None
+
+    def _missed(self, loss: Loss) -> None:
+        self.lost += loss.count
+        self._report(
+            MessagesLostError(
+                f"{loss.count} messages of node {loss.sender.hex()} on topic {loss.topic!r} did not arrive, and cannot be "
+                "had any more: a connection was lost, or the broker dropped them, and their sender is gone or no longer "
+                "has them (max_history_bytes). Fetch the state of that topic anew if it matters.",
+                topic=loss.topic,
+                node=loss.sender.hex(),
+                count=loss.count,
+            )
+        )
+
+    def _reject(self, bogus: Bogus) -> None:
+        self._bad(
+            bogus.topic,
+            f"A frame on topic {bogus.topic!r} had numbers that its sender says it has not given: it is forged",
+        )
+
+    def _bad(self, topic: str, text: str) -> None:
+        """Report a payload that no sender of this contract can have sent; a flood of them once a second."""
+        flood = self._floods.get(topic)
+        if flood is None:
+            flood = self._floods[topic] = Flood(self._report, lambda count: self._bad_frame(topic, count))
+        self._faults[topic] = text
+        flood.add(1)
+
+    def _bad_frame(self, topic: str, count: int) -> BadFrameError:
+        more = "" if count == 1 else f" It is the last of {count} on this topic."
+        return BadFrameError(
+            f"{self._faults[topic]}.{more} Keep other publishers off the topics of the cluster, and its nodes at one "
+            "version, with the same keys.",
+            topic=topic,
+            count=count,
+        )

@@ -1,0 +1,641 @@
+"""The numbers of a sender: what is due to be sent, what may be sent again, what has expired, what to tell and to forget.
+
+Plain code without asyncio: methods take the time and events, and return what is to be done.
+"""
+
+from collections.abc import Iterable, Iterator
+from enum import Enum, auto
+from heapq import heappop, heappush
+from itertools import islice, takewhile
+from math import inf
+from typing import Any, NamedTuple
+
+from . import wire
+from .errors import MessageTooLargeError, PublishRefusedError
+from .history import History, Kept, Trail
+from .serialization import Serialization
+from .wire import Answer, Control, Count, Question, Reply, Run, Signer
+
+JOINED_BYTES = 256 * 1024
+"""How much is joined into one frame; a larger message travels alone."""
+JOINED_MESSAGES = 4096
+
+MESSAGE_COST = 256
+"""What a waiting message takes in memory besides its bytes."""
+
+CHUNK = 4
+"""How many frames are sent again in answer to one question; then the next question is waited for."""
+
+TELLINGS = (1, 2, 4, 8)
+"""After how many heartbeats of quiet on a topic the number there is told."""
+
+FEW_TOPICS = 1024
+"""As many topics are never forgotten, since they cost little: so their messages can be had after any outage."""
+
+KNOWN_TOPICS = 131_072
+"""Of how many topics a node knows all; beyond it, those that it has known for longest are forgotten."""
+FORGOTTEN_AT_A_TIME = 16
+
+REMEMBERED = 32_768
+"""For how many forgotten topics a node still knows how far it had come."""
+
+STRIKES = 3
+"""How often a large frame may be on its way when the connection is lost, before it is held to be the reason."""
+
+AT_A_TIME = 1000
+"""How many messages expire, or topics are told, before other tasks have their turn."""
+
+
+class Verdict(Enum):
+    """How a publish ended."""
+
+    ACCEPTED = auto()
+    REFUSED = auto()
+    UNCONFIRMED = auto()
+    TOO_LARGE = auto()
+
+
+class Message:
+    """One serialised message on its way, until it is `settled`; `receipt` belongs to the caller.
+
+    The `deadline` is in the loop's time without the time in which the host has blocked the loop.
+    """
+
+    __slots__ = ("data", "deadline", "receipt", "settled", "was_sent")
+
+    def __init__(self, data: bytes, deadline: float, receipt: Any) -> None:
+        self.data = data
+        self.deadline = deadline
+        self.receipt = receipt
+        self.settled = False
+        self.was_sent = False
+
+
+class Shipment:
+    """Messages that travel in one frame, with the number of the first."""
+
+    __slots__ = ("body", "losses", "messages", "number", "payload", "sent", "tries", "trouble")
+
+    def __init__(self, messages: list[Message], number: int, body: bytes, payload: bytes, now: float) -> None:
+        self.messages = messages
+        self.number = number
+        self.body = body
+        self.payload = payload
+        self.sent = now
+        self.tries = 0
+        self.losses = 0
+        self.trouble: BaseException | None = None
+
+
+class Flight(Enum):
+    """What a frame on its way carries."""
+
+    MESSAGES = auto()
+    REPAIR = auto()
+
+
+class Lane(Trail):
+    """One topic: what waits, the one frame that is on its way, the number of the next message, and its trail.
+
+    It is a single object to the garbage collector, which looks at all of them now and then: with four for each of
+    100,000 topics, it stopped the event loop for longer than 50 ms.
+    """
+
+    __slots__ = (
+        "alone",
+        "base",
+        "flight",
+        "given",
+        "handed",
+        "is_repair_next",
+        "number",
+        "owes_count",
+        "repair_at",
+        "repair_left",
+        "replies",
+        "scheduled",
+        "shipment",
+        "spoke",
+        "stage",
+        "topic",
+        "waiting",
+    )
+
+    def __init__(self, topic: str, base: int, number: int, now: float) -> None:
+        super().__init__()
+        self.topic = topic
+        self.base = base
+        self.number = number
+        self.given = number
+        """The number after the highest of a frame that may have arrived before it was taken apart and numbered anew."""
+        self.handed = now
+        """When a message was first handed to the broker, the last time."""
+        self.waiting: list[Message] | None = None
+        self.shipment: Shipment | None = None
+        self.flight: Flight | None = None
+        self.alone = 0
+        """How many of the waiting messages travel one by one, since the broker refused them together."""
+        self.spoke = now
+        self.stage = len(TELLINGS)
+        """How many of the tellings are over."""
+        self.scheduled = inf
+        self.replies: list[Reply] | None = None
+        """Replies that no frame has carried yet; an empty list is an answer of its own: that a chunk has ended."""
+        self.repair_at: int | None = None
+        """The number from which messages are being sent again."""
+        self.repair_left = 0
+        """How many frames of the chunk are left."""
+        self.is_repair_next = False
+        self.owes_count = False
+        """Whether the number is to be told on the topic itself."""
+
+    @property
+    def next_given(self) -> int:
+        """The number after the highest that a message has had."""
+        return max(self.given, self.number)
+
+    def owed_since(self, time: float) -> int:
+        """Return the number of the first message that was handed to the broker at `time` or later."""
+        number = self.since(time)
+        if number is not None:
+            return number
+        return self.shipment.number if self.shipment and self.shipment.sent >= time else self.next_given
+
+    @property
+    def reached(self) -> int:
+        """The number up to which all messages are accepted or given up."""
+        return self.shipment.number if self.shipment else self.number
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether a message waits or is on its way."""
+        return bool(self.shipment or self.waiting)
+
+    @property
+    def has_repairs(self) -> bool:
+        """Whether something is to be told, answered or sent again."""
+        return self.owes_count or self.replies is not None or self.repair_at is not None
+
+
+class Outcome(NamedTuple):
+    """What became of some messages; `why` is the broker's refusal, or the last failure."""
+
+    topic: str
+    messages: list[Message]
+    verdict: Verdict
+    why: BaseException | None = None
+
+
+class Due(NamedTuple):
+    """What the passing of time has brought."""
+
+    outcomes: list[Outcome]
+    given_up: list[Lane]
+    """Lanes whose frame on its way is no longer waited for."""
+    told: list[Lane]
+    """Lanes whose number is to be told to all now."""
+
+
+class Sender:
+    """All topics on which a node publishes.
+
+    Messages of a topic are numbered and sent in order. A frame that was on its way when the
+    connection broke is sent again on the next, with the same number. A message that was given up
+    keeps its number, so that its absence is noticed; a refused one does not, since nobody missed it.
+    """
+
+    def __init__(
+        self,
+        sender: bytes,
+        serialization: Serialization,
+        history: int,
+        heartbeat: float,
+        forget_after: float,
+        max_message_bytes: int,
+    ) -> None:
+        self.id = sender
+        self.signer = Signer()
+        self.answers = False
+        """Whether the node answers questions on the control topic."""
+        self._serialization = serialization
+        self._history = History(history)
+        self._heartbeat = heartbeat
+        self._forget_after = forget_after
+        self._max_message_bytes = self.largest = max_message_bytes
+        self._max_frame_bytes: int | None = None
+        self._room = JOINED_BYTES - wire.overhead(0)
+        """How many bytes of messages are joined in a frame."""
+        self.lanes: dict[str, Lane] = {}
+        self.busy: dict[Lane, None] = {}
+        """The lanes with messages that wait or are on their way."""
+        self._flying: dict[Lane, None] = {}
+        self._forgotten: dict[int, tuple[int, int]] = {}
+        self._removed = 0
+        """How many topics were forgotten since the table of topics was made."""
+        self._floor = 0
+        """No topic that is forgotten for good had come further."""
+        self._agenda: list[tuple[float, int, str]] = []
+        self._entries = 0
+        self._untold: list[Lane] = []
+        self._blocked = 0.0
+        """For how many seconds in all the host has blocked the event loop, as far as is known."""
+        self.is_up = False
+        self.is_held = False
+        """Whether messages wait until the other nodes are back."""
+        self.pending = 0
+        self.bytes = 0
+
+    # What is to be sent.
+
+    def add(self, topic: str, data: bytes, now: float, deadline: float, receipt: Any) -> Lane:
+        """Take one message."""
+        lane = self.lanes.get(topic) or self._lane(topic, now)
+        message = Message(data, deadline - self._blocked, receipt)
+        if lane.waiting is None:
+            lane.waiting = [message]
+        else:
+            lane.waiting.append(message)
+        self.busy[lane] = None
+        self.pending += 1
+        self.bytes += len(data) + MESSAGE_COST
+        if deadline < lane.scheduled:
+            self._schedule(lane, deadline)
+        return lane
+
+    def load(self, lane: Lane, now: float) -> tuple[bytes | None, list[Outcome]]:
+        """Return the next frame of a lane on which none is on its way, if there is one, and messages that do not fit."""
+        outcomes: list[Outcome] = []
+        shipment = None
+        is_repair_due = lane.owes_count or lane.replies is not None
+        is_repair_due |= lane.is_repair_next and lane.repair_at is not None
+        if lane.has_messages and not self.is_held and not is_repair_due:
+            shipment = lane.shipment or self._ship(lane, now, outcomes)
+        if shipment:
+            shipment.tries += 1
+            if shipment.tries == 1:
+                lane.handed = now
+            lane.flight = Flight.MESSAGES
+            lane.is_repair_next = lane.repair_at is not None
+            payload = shipment.payload
+        elif lane.has_repairs:
+            lane.flight = Flight.REPAIR
+            lane.is_repair_next = False
+            payload = self._repair(lane, now)
+        else:
+            return None, outcomes
+        self._flying[lane] = None
+        return payload, outcomes
+
+    def is_sendable(self, lane: Lane) -> bool:
+        """Tell whether a lane has something to send now."""
+        return lane.has_repairs or (lane.has_messages and not self.is_held)
+
+    def landed(self, lane: Lane, error: BaseException | None, now: float) -> list[Outcome]:
+        """Take the news that the frame on its way was accepted, or that it was not, and why."""
+        flight, lane.flight = lane.flight, None
+        self._flying.pop(lane, None)
+        is_refused = isinstance(error, PublishRefusedError | MessageTooLargeError)
+        if flight is Flight.REPAIR:
+            if error is not None:
+                lane.replies = lane.repair_at = None
+            return []
+        shipment = lane.shipment
+        if flight is None or shipment is None:
+            return []
+        if error is None:
+            return [self._accepted(lane, shipment, now)]
+        if is_refused:
+            return self._refused(lane, shipment, error, now)
+        shipment.trouble = error
+        return []
+
+    def resume(self, max_frame_bytes: int | None, now: float) -> list[Lane]:
+        """Take the news of a new connection and its limit; return the lanes that have something to send."""
+        self.is_up = True
+        self._max_frame_bytes = max_frame_bytes
+        self.largest = self._max_message_bytes
+        self._room = JOINED_BYTES - wire.overhead(0)
+        if max_frame_bytes is not None:
+            self.largest = min(self.largest, max_frame_bytes - wire.overhead(1))
+            self._room = min(self._room, max_frame_bytes - wire.overhead(0))
+            for lane in self.busy:
+                if lane.shipment and len(lane.shipment.payload) > max_frame_bytes:
+                    self._unload(lane, lane.shipment, lane.shipment.tries > 0)
+        for lane in self._untold:
+            if self.lanes.get(lane.topic) is lane:
+                self._spoke(lane, now)
+        self._untold = []
+        return list(self.busy)
+
+    def pause(self, now: float) -> list[Outcome]:
+        """Take the news that the connection is gone; return messages that are held to be the reason."""
+        self.is_up = False
+        outcomes = []
+        for lane in self._flying:
+            shipment = lane.shipment
+            if lane.flight is Flight.MESSAGES and shipment and len(shipment.payload) > JOINED_BYTES:
+                shipment.losses += 1
+                if shipment.losses >= STRIKES:
+                    outcomes.append(self._settled(lane, shipment.messages, Verdict.TOO_LARGE))
+                    self._end(lane, now)
+            lane.flight = lane.replies = lane.repair_at = None
+        self._flying.clear()
+        return outcomes
+
+    def fail(self) -> Iterator[list[Message]]:
+        """Return all messages that are left, some at a time, and forget all topics."""
+        for lane in list(self.busy):
+            left = [*(lane.shipment.messages if lane.shipment else ()), *(lane.waiting or ())]
+            lane.shipment = lane.waiting = None
+            for start in range(0, len(left), AT_A_TIME):
+                yield self._settled(lane, left[start : start + AT_A_TIME], Verdict.UNCONFIRMED).messages
+        for table in (self.busy, self._flying, self.lanes, self._forgotten, self._agenda):
+            table.clear()
+
+    # What the passing of time brings.
+
+    @property
+    def next_due(self) -> float:
+        """The loop time at which `due` has something to do; `inf` if that is never."""
+        return self._agenda[0][0] if self._agenda else inf
+
+    def excuse(self, seconds: float) -> None:
+        """Give the messages that wait so much more time, in which the host has blocked the event loop."""
+        self._blocked += seconds
+
+    def due(self, now: float) -> Due:
+        """Give up what has waited for too long, find the topics to tell of, and forget old ones."""
+        due = Due([], [], [])
+        left = AT_A_TIME
+        while self._agenda and self._agenda[0][0] <= now and left > 0:
+            time, _, topic = heappop(self._agenda)
+            lane = self.lanes.get(topic)
+            if lane is None or time != lane.scheduled:
+                continue
+            lane.scheduled = inf
+            left -= 1 + self._expire(lane, now, due, left)
+            if lane.stage < len(TELLINGS) and self._telling(lane) <= now:
+                (due.told if self.is_up else self._untold).append(lane)
+                while lane.stage < len(TELLINGS) and self._telling(lane) <= now:
+                    lane.stage += 1
+            is_old = lane.stage == len(TELLINGS) and lane.spoke + self._forget_after <= now and self._is_idle(lane)
+            if not is_old:
+                self._reschedule(lane, now)
+            elif len(self.lanes) > FEW_TOPICS:
+                self._forget(lane)
+        return due
+
+    # What the others are told, and what they ask for.
+
+    def count(self, lane: Lane, now: float) -> Count:
+        """Return how far the node has come on a topic."""
+        return Count(lane.topic, lane.base, lane.reached, lane.next_given, int((now - lane.handed) * 1000))
+
+    def counts(self, topics: Iterable[str], now: float) -> Iterator[Count]:
+        """Return how far the node has come on those of the topics on which it has published."""
+        for topic in topics:
+            if lane := self.lanes.get(topic):
+                if lane.reached > lane.base:
+                    yield self.count(lane, now)
+            elif known := self._forgotten.get(hash(topic)):
+                base, number = known
+                yield Count(topic, base, number, number, int(self._forget_after * 1000))
+
+    def all_counts(self, now: float) -> Iterator[Count]:
+        """Return how far the node has come on all topics of which it has not told for the last time."""
+        for lane in self.lanes.values():
+            if lane.stage < len(TELLINGS) and lane.reached > lane.base:
+                yield self.count(lane, now)
+
+    def asked(self, question: Question, now: float) -> Lane:
+        """Have a question answered; return the lane on which that will be."""
+        lane = self.lanes.get(question.topic) or self._lane(question.topic, now)
+        start = min(max(question.first, lane.base), lane.reached)
+        if question.age is not None:
+            start = max(start, lane.owed_since(now - question.age / 1_000_000))
+        kept = max((kept.number for kept in self._first_kept(lane, start)), default=lane.reached)
+        self._reschedule(lane, now)
+        lane.replies = [*(lane.replies or ()), Reply(question.id, start, max(start, kept))]
+        if start < lane.reached and (lane.repair_at is None or start < lane.repair_at):
+            lane.repair_at = start
+            lane.repair_left = CHUNK
+            lane.is_repair_next = True
+        return lane
+
+    def _first_kept(self, lane: Lane, number: int) -> Iterator[Kept]:
+        for kept in self._kept(lane, number):
+            yield kept
+            return
+
+    def _kept(self, lane: Lane, number: int) -> Iterator[Kept]:
+        """Return the frames in the history that the broker takes, from the one with message `number`."""
+        most = self._max_frame_bytes
+        for kept in self._history.read(lane, number):
+            if most is None or len(kept.body) + wire.overhead(0) <= most:
+                yield kept
+
+    def _repair(self, lane: Lane, now: float) -> bytes:
+        """Return the next frame besides those with messages."""
+        if lane.owes_count:
+            lane.owes_count = False
+            return self.pack_control(lane.topic, Control(counts=[self.count(lane, now)]))
+        if lane.replies is not None:
+            answer = Answer(lane.replies, lane.reached, lane.repair_at is not None)
+            lane.replies = None
+            return self._pack(wire.ANSWER, lane, lane.next_given, 0, wire.pack_body(answer))
+        assert lane.repair_at is not None
+        runs, bodies, first, end, size = list[Run](), list[bytes](), 0, 0, 0
+        for kept in self._kept(lane, lane.repair_at):
+            size += len(kept.body) + wire.RUN_BYTES
+            fits = size <= self._room and kept.end - first <= JOINED_MESSAGES and kept.number == end
+            if bodies and not fits:
+                break
+            first = first if bodies else kept.number
+            end = kept.end
+            bodies.append(kept.body)
+            runs.append(Run(kept.end - kept.number, int((now - kept.time) * 1000)))
+        lane.repair_at, lane.repair_left = end, lane.repair_left - 1
+        if not bodies or not lane.repair_left or end >= lane.reached:
+            lane.repair_at = None
+            lane.replies = []
+        if not bodies:
+            return self._repair(lane, now)
+        body = wire.pack_again(runs, self._serialization.join_bodies(bodies, end - first))
+        return self._pack(wire.AGAIN, lane, first, end - first, body)
+
+    @property
+    def _flags(self) -> int:
+        return self.signer.flag | (wire.ANSWERS if self.answers else 0)
+
+    def pack_control(self, topic: str, control: Control) -> bytes:
+        """Return a control frame that is to travel on `topic`."""
+        body = wire.pack_body(control)
+        return self.signer.sign(topic, wire.pack(0, wire.CONTROL, self.id, 0, 0, 0, self._flags, body))
+
+    def _pack(self, kind: int, lane: Lane, number: int, count: int, body: bytes) -> bytes:
+        payload = wire.pack(self._serialization.code, kind, self.id, number, lane.base, count, self._flags, body)
+        return self.signer.sign(lane.topic, payload)
+
+    def _ship(self, lane: Lane, now: float, outcomes: list[Outcome]) -> Shipment | None:
+        """Join messages that wait into a shipment, as far as they fit."""
+        waiting, largest = lane.waiting or [], self.largest
+        most, room = 1 if lane.alone else JOINED_MESSAGES, self._room
+        while waiting and len(waiting[0].data) > largest:
+            lane.number += waiting[0].was_sent  # it may have arrived: its number is taken
+            outcomes.append(self._settled(lane, [waiting.pop(0)], Verdict.TOO_LARGE))
+        count = size = 0
+        for message in waiting:
+            length = len(message.data)
+            if length > largest:
+                break
+            size += length + 1
+            if count == most or (count and size > room):
+                break
+            count += 1
+        if not count:
+            self._rest(lane)
+            return None
+        messages = waiting[:count]
+        del waiting[:count]
+        lane.alone = max(lane.alone - count, 0)
+        body = self._serialization.join([message.data for message in messages])
+        payload = self._pack(wire.MESSAGES, lane, lane.number, len(messages), body)
+        lane.shipment = Shipment(messages, lane.number, body, payload, now)
+        lane.number += len(messages)
+        return lane.shipment
+
+    def _unload(self, lane: Lane, shipment: Shipment, was_sent: bool) -> None:
+        """Take apart a shipment that the broker does not take as a whole."""
+        for message in shipment.messages:
+            message.was_sent = message.was_sent or was_sent
+        if was_sent:
+            lane.given = lane.next_given
+        lane.waiting = [*shipment.messages, *(lane.waiting or ())]
+        lane.number = shipment.number
+        lane.shipment = None
+
+    def _accepted(self, lane: Lane, shipment: Shipment, now: float) -> Outcome:
+        self._history.add(lane, shipment.number, len(shipment.messages), shipment.sent, shipment.body)
+        self._end(lane, now)
+        return self._settled(lane, shipment.messages, Verdict.ACCEPTED)
+
+    def _refused(self, lane: Lane, shipment: Shipment, why: BaseException, now: float) -> list[Outcome]:
+        if len(shipment.messages) > 1:
+            self._unload(lane, shipment, shipment.tries > 1)
+            lane.alone = len(shipment.messages)
+            return []
+        if shipment.tries > 1 or shipment.messages[0].was_sent:  # it may have arrived: its number is taken
+            self._end(lane, now)
+            return [self._settled(lane, shipment.messages, Verdict.UNCONFIRMED, why)]
+        lane.number = shipment.number
+        lane.shipment = None
+        self._rest(lane)
+        return [self._settled(lane, shipment.messages, Verdict.REFUSED, why)]
+
+    def _end(self, lane: Lane, now: float) -> None:
+        """Count the shipment as over: from now on its numbers are told."""
+        lane.shipment = None
+        self._spoke(lane, now)
+        self._rest(lane)
+
+    def _spoke(self, lane: Lane, now: float) -> None:
+        lane.spoke = now
+        lane.stage = 0
+        if (telling := self._telling(lane)) < lane.scheduled:
+            self._schedule(lane, telling)
+
+    def _rest(self, lane: Lane) -> None:
+        """Keep nothing for a lane on which nothing waits."""
+        if not lane.has_messages:
+            lane.waiting = None
+            self.busy.pop(lane, None)
+
+    def _settled(
+        self, lane: Lane, messages: list[Message], verdict: Verdict, why: BaseException | None = None
+    ) -> Outcome:
+        unsettled = [message for message in messages if not message.settled]
+        for message in unsettled:
+            message.settled = True
+            self.bytes -= len(message.data) + MESSAGE_COST
+        self.pending -= len(unsettled)
+        return Outcome(lane.topic, unsettled, verdict, why)
+
+    def _expire(self, lane: Lane, now: float, due: Due, most: int) -> int:
+        """Give up messages whose time is over; return how many."""
+        overdue: list[Message] = []
+        trouble = None
+        if shipment := lane.shipment:
+            trouble = shipment.trouble
+            overdue += [
+                message for message in shipment.messages if self._end_of(message) <= now and not message.settled
+            ]
+            if self._end_of(shipment.messages[-1]) <= now:
+                lane.shipment = None
+                if lane.flight is Flight.MESSAGES:
+                    lane.flight = None
+                    self._flying.pop(lane, None)
+                    due.given_up.append(lane)
+        if lane.waiting and not lane.shipment:
+            late = takewhile(lambda message: self._end_of(message) <= now, islice(lane.waiting, most))
+            waited = list(late)
+            del lane.waiting[: len(waited)]
+            lane.number += len(waited)
+            overdue += waited
+        if overdue:
+            due.outcomes.append(self._settled(lane, overdue, Verdict.UNCONFIRMED, trouble))
+            self._spoke(lane, now)
+            self._rest(lane)
+        return len(overdue)
+
+    def _end_of(self, message: Message) -> float:
+        """Return the time at which a message is given up."""
+        return message.deadline + self._blocked
+
+    def _telling(self, lane: Lane) -> float:
+        return lane.spoke + self._heartbeat * TELLINGS[lane.stage]
+
+    def _is_idle(self, lane: Lane) -> bool:
+        return not (lane.has_messages or lane.has_repairs or lane.flight)
+
+    def _schedule(self, lane: Lane, time: float) -> None:
+        lane.scheduled = time
+        self._entries += 1
+        heappush(self._agenda, (time, self._entries, lane.topic))
+
+    def _reschedule(self, lane: Lane, now: float) -> None:
+        """Note when the lane has something to do next."""
+        if lane.stage < len(TELLINGS):
+            times = [self._telling(lane)]
+        else:
+            times = [max(lane.spoke + self._forget_after, now + self._heartbeat)]
+        if lane.shipment:
+            unsettled = (message for message in lane.shipment.messages if not message.settled)
+            times.append(self._end_of(next(unsettled, lane.shipment.messages[-1])))
+        elif lane.waiting:
+            times.append(self._end_of(lane.waiting[0]))
+        if (time := min(times)) < lane.scheduled:
+            self._schedule(lane, time)
+
+    def _lane(self, topic: str, now: float) -> Lane:
+        if len(self.lanes) >= KNOWN_TOPICS:
+            for lane in list(islice(self.lanes.values(), FORGOTTEN_AT_A_TIME)):
+                if self._is_idle(lane):
+                    self._forget(lane)
+                else:
+                    self.lanes[lane.topic] = self.lanes.pop(lane.topic)
+        base, number = self._forgotten.pop(hash(topic), (self._floor, self._floor))
+        lane = self.lanes[topic] = Lane(topic, base, number, now - self._forget_after)
+        return lane
+
+    def _forget(self, lane: Lane) -> None:
+        """Keep of a quiet topic only how far the node has come there; and of the first ones not even that."""
+        del self.lanes[lane.topic]
+        self._removed += 1
+        if self._removed > len(self.lanes):
+            self._removed = 0
+            self.lanes = dict(self.lanes)  # a dict keeps the room that it once needed
+        if lane.number > lane.base:
+            self._forgotten[hash(lane.topic)] = lane.base, lane.number
+        if len(self._forgotten) > REMEMBERED:
+            _, number = self._forgotten.pop(next(iter(self._forgotten)))
+            self._floor = max(self._floor, number)

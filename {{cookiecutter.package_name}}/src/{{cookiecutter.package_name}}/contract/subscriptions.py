@@ -1,0 +1,396 @@
+"""The topics to which this node listens: the broker's side is made to agree with the listeners'."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from . import tasks
+from .connection import Connection, Lost
+from .errors import (
+    ClosedError,
+    SubscribeRefusedError,
+    SubscribeUnconfirmedError,
+    UnsubscribeError,
+)
+from .events import shown
+from .floods import Report
+from .link import Link
+from .listeners import Listener, Pending, PulledSubscription, Subscription, Turns
+from .transport import S
+
+T = TypeVar("T")
+
+SIDE_BY_SIDE = 250
+"""The number of topics that are restored, or of listeners that are ended, at a time."""
+
+
+class Coming:
+    """A listener that is being added, by as many `callers` as wait for it."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self.task = task
+        self.callers = 0
+        self.has_come = False
+
+
+class TopicState(Generic[S]):
+    """The listeners of one topic, and the connection on which the broker delivers it.
+
+    `is_sure` is False while the broker has not confirmed the last request, so that it may deliver or not.
+    """
+
+    def __init__(self, topic: str, on_begin: Callable[[str], None], on_left: Callable[[str], None]) -> None:
+        self.topic = topic
+        self.called_at = 0.0
+        self.subscriptions: list[Pending] = []
+        self.coming: dict[Pending, Coming] = {}
+        self.connection: Connection[S] | None = None
+        self.is_sure = True
+        self._on_begin = on_begin
+        self._on_left = on_left
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody listens, and the broker neither delivers nor is being asked to."""
+        return not (self.subscriptions or self.connection or self._lock.locked())
+
+    async def begin(self, connection: Connection[S], within: float) -> bool:
+        """Subscribe at the broker, unless nobody listens, or it delivers on this connection already.
+
+        Returns whether it did. Raises what the transport raised, `Lost` or `TimeoutError`.
+        """
+        try:
+            async with asyncio.timeout(within):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise TimeoutError("an earlier request for the topic has no answer yet") from None
+        try:
+            if not self.subscriptions:
+                return False
+            self._on_begin(self.topic)
+            if self.connection is connection and self.is_sure:
+                return False
+            self.connection, self.is_sure = connection, False
+            try:
+                await connection.call(connection.transport.subscribe(self.topic), within)
+            except (Lost, SubscribeRefusedError):
+                self.connection = None
+                raise
+            self.is_sure = True
+            return True
+        finally:
+            self._lock.release()
+
+    async def end(self, within: float) -> None:
+        """Unsubscribe at the broker if nobody listens, and it delivers or may do so.
+
+        Raises what the transport raised, `Lost` or `TimeoutError`.
+        """
+        async with self._lock:
+            connection = self.connection
+            if connection is None or self.subscriptions:
+                return
+            self.is_sure = False
+            try:
+                await connection.call(connection.transport.unsubscribe(self.topic), within)
+            except Lost:
+                self.connection = None
+                raise
+            finally:
+                self._on_left(self.topic)
+            self.connection = None
+
+
+class Subscriptions(Generic[S]):
+    """The topics to which this node listens.
+
+    `on_begin(topic)` is called before the broker is asked for a topic to which somebody listens.
+    `on_live(topic)` is called when the broker has begun to deliver a topic because of a first listener; `restore`
+    does not call it. `on_left(topic)` is called when the last listener has gone, and again when the broker has been
+    told. `settled(topic)` is awaited, for a while, before a further listener becomes live: it returns when no gap is
+    being repaired on the topic. None of them raises.
+    """
+
+    def __init__(
+        self,
+        settings: S,
+        link: Link[S],
+        report: Report,
+        *,
+        on_begin: Callable[[str], None],
+        on_live: Callable[[str], None],
+        on_left: Callable[[str], None],
+        settled: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._link = link
+        self._report = report
+        self._on_begin = on_begin
+        self._on_live = on_live
+        self._on_left = on_left
+        self._settled = settled
+        self._turns = Turns()
+        self._topics: dict[str, TopicState[S]] = {}
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._is_closed = False
+
+    def __iter__(self) -> Iterator[Pending]:
+        return (each for state in self._topics.values() for each in state.subscriptions)
+
+    def of(self, topic: str) -> list[Pending]:
+        """Return the subscriptions to `topic`, also those that are not live yet."""
+        state = self._topics.get(topic)
+        return state.subscriptions if state else []
+
+    def is_delivered(self, topic: str) -> bool:
+        """Tell whether the broker delivers `topic` for sure."""
+        state = self._topics.get(topic)
+        return bool(state and state.is_sure and state.connection and not state.connection.gone.done())
+
+    def called_at(self, topic: str) -> float:
+        """Return the event loop's time at which the first of the present listeners of `topic` was added.
+
+        That is the present time if nobody listens.
+        """
+        state = self._topics.get(topic)
+        return state.called_at if state and state.subscriptions else asyncio.get_running_loop().time()
+
+    def behind(self, topic: str) -> int:
+        """Return the number of messages that wait for the slowest listener of `topic`."""
+        return max((each.waiting for each in self.of(topic)), default=0)
+
+    def pulled(self, topic: str) -> PulledSubscription:
+        """Return a listener that is pulled, to be handed to `add` and then to `remove`."""
+        return PulledSubscription(topic, self._settings, self._report, self._turns)
+
+    async def subscribe(self, topic: str, listener: Listener) -> None:
+        """Add a listener that is called; a listener that is there already is not added again. Otherwise like `add`."""
+        await self.add(
+            self._find(topic, listener) or Subscription(topic, listener, self._settings, self._report, self._turns)
+        )
+
+    async def unsubscribe(self, topic: str, listener: Listener) -> None:
+        """Take a listener away that is called; raise `UnsubscribeError` if it is not there. Otherwise like `remove`."""
+        subscription = self._find(topic, listener)
+        if subscription is None:
+            raise UnsubscribeError(
+                f"The listener {shown(listener)} is not subscribed to topic {topic!r}: "
+                "unsubscribe the same object that was subscribed, once."
+            )
+        await self.remove(subscription)
+
+    async def add(self, subscription: Pending) -> None:
+        """Add a listener; return when it is live. During an outage, wait for the connection, however long.
+
+        Raises `SubscribeRefusedError` if the broker refused; `SubscribeUnconfirmedError` if it did not confirm within
+        `publish_timeout` on a connection; `ClosedError`. Then the listener is not there, and nothing of it is left at
+        the broker, or will be once the broker answers. The same holds if the call is cancelled, unless another call
+        waits for the same listener, or has added it.
+        """
+        state = self._state(subscription)
+        coming = state.coming.get(subscription)
+        if coming is None:
+            if subscription in state.subscriptions:
+                return
+            subscription.live = state.is_idle
+            state.subscriptions.append(subscription)
+            coming = state.coming[subscription] = Coming(self._start(self._bring(state, subscription)))
+        coming.callers += 1
+        try:
+            await asyncio.wait((coming.task,))
+            if not coming.task.cancelled():
+                coming.task.result()
+            elif self._is_closed:
+                raise self._closed()
+            coming.has_come = True
+        except BaseException:
+            if coming.callers == 1 and not coming.has_come and subscription in state.subscriptions:
+                self._take_away(state, subscription)
+                if not self._is_closed:
+                    self._start(self._release(state))
+            raise
+        finally:
+            coming.callers -= 1
+            if not coming.callers:
+                del state.coming[subscription]
+
+    async def remove(self, subscription: Pending) -> None:
+        """Take a listener away, at once; return when the broker has been told, if it was the last.
+
+        Raises `UnsubscribeError` if the broker objects or does not answer; the listener gets nothing more all the same.
+        Cancelling ends the waiting only. A listener that is not there is no error.
+        """
+        state = self._topics.get(subscription.topic)
+        if state and subscription in state.subscriptions:
+            self._take_away(state, subscription)
+            if not state.subscriptions:
+                await self._through(self._release(state))
+
+    async def restore(self, connection: Connection[S]) -> None:
+        """Subscribe to every topic on a new connection, side by side.
+
+        A refusal is reported and leaves the others alone; any other failure is raised.
+        """
+        within = self._settings.publish_timeout
+        states = list(self._topics.values())
+        for first in range(0, len(states), SIDE_BY_SIDE):
+            group = states[first : first + SIDE_BY_SIDE]
+            results = await asyncio.gather(
+                *(state.begin(connection, within) for state in group), return_exceptions=True
+            )
+            for state, result in zip(group, results, strict=True):
+                if isinstance(result, SubscribeRefusedError):
+                    if len(state.subscriptions) > len(state.coming):  # otherwise those who wait are told
+                        self._report(self._refusal(state.topic, result))
+                elif isinstance(result, BaseException):
+                    raise result
+
+    async def close(self, within: float) -> None:
+        """Fail the calls that wait, and let the listeners finish within `within` seconds."""
+        self._is_closed = True
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(list(self._tasks))
+        finishing = []
+        for index, subscription in enumerate(list(self)):
+            if index % SIDE_BY_SIDE == 0:
+                await asyncio.sleep(0)
+            if subscription.is_idle:
+                subscription.stop()
+            else:
+                finishing.append(tasks.start(subscription.finish(within)))
+        await asyncio.gather(*finishing)
+        self._topics.clear()
+
+    async def _bring(self, state: TopicState[S], subscription: Pending) -> None:
+        """Make a subscription live, on this connection or a later one."""
+        settings, time = self._settings, asyncio.get_running_loop().time
+        connection = None
+        deadline = 0.0
+        while True:
+            if connection is not (connection := await self._link.up()):
+                deadline = time() + settings.publish_timeout
+            try:
+                within = max(deadline - time(), settings.reconnect_delay_min)
+                await self._through(self._begin(state, connection, within))
+                if not subscription.live:
+                    await self._through(connection.call(connection.transport.ping(), settings.heartbeat))
+                    await self._wait_until_settled(state.topic, deadline - time())
+                    subscription.since = time()
+                    subscription.live = True
+                return
+            except Lost:
+                continue
+            except SubscribeRefusedError as refusal:
+                raise self._refusal(state.topic, refusal) from settings.cause(refusal)
+            except Exception as error:
+                if time() + settings.reconnect_delay_min > deadline:
+                    raise SubscribeUnconfirmedError(
+                        f"{settings.where} did not confirm the subscription to topic {state.topic!r} within "
+                        f"publish_timeout = {settings.publish_timeout:g} s: {settings.describe(error)}. "
+                        "The listener gets nothing; subscribe again when the broker answers.",
+                        topic=state.topic,
+                    ) from settings.cause(error)
+            await asyncio.sleep(settings.reconnect_delay_min)
+
+    async def _wait_until_settled(self, topic: str, within: float) -> None:
+        """Let the repair of a gap pass; what it brings after `within` seconds is kept off by `since`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._settled(topic)
+
+    async def _begin(self, state: TopicState[S], connection: Connection[S], within: float) -> None:
+        if await state.begin(connection, within) and state.subscriptions:
+            self._on_live(state.topic)
+
+    async def _release(self, state: TopicState[S]) -> None:
+        """Unsubscribe at the broker, if nobody listens any more and the connection is still there."""
+        try:
+            await state.end(self._settings.publish_timeout)
+        except Lost:
+            pass
+        except Exception as error:
+            self._start(self._insist(state))
+            raise UnsubscribeError(
+                f"{self._settings.where} did not end the subscription to topic {state.topic!r}: "
+                f"{self._settings.describe(error)}. The listener gets nothing more all the same."
+            ) from self._settings.cause(error)
+        finally:
+            self._tidy(state)
+
+    async def _insist(self, state: TopicState[S]) -> None:
+        """Unsubscribe once more; if that fails, too, give the connection up, and the subscription with it."""
+        settings = self._settings
+        await asyncio.sleep(settings.reconnect_delay_min)
+        try:
+            await state.end(max(settings.publish_timeout, settings.heartbeat))
+        except Lost:
+            pass
+        except Exception as error:
+            connection, state.connection = state.connection, None
+            if connection:
+                connection.lost(
+                    ConnectionAbortedError(
+                        f"the broker did not end the subscription to topic {state.topic!r}, to which nobody listens: "
+                        f"{settings.describe(error)}"
+                    )
+                )
+        finally:
+            self._tidy(state)
+
+    def _find(self, topic: str, listener: Listener) -> Pending | None:
+        return next((each for each in self.of(topic) if each.listener == listener), None)
+
+    def _state(self, subscription: Pending) -> TopicState[S]:
+        """Return the state of the subscription's topic, which begins with the call of its first listener."""
+        topic, now = subscription.topic, asyncio.get_running_loop().time()
+        state = self._topics.get(topic)
+        if state is None:
+            state = self._topics[topic] = TopicState(topic, self._on_begin, self._on_left)
+        if not state.subscriptions:
+            state.called_at = now
+        return state
+
+    def _take_away(self, state: TopicState[S], subscription: Pending) -> None:
+        subscription.stop()
+        state.subscriptions.remove(subscription)
+        if coming := state.coming.get(subscription):
+            coming.task.cancel()
+        if not state.subscriptions:
+            self._on_left(state.topic)
+
+    def _tidy(self, state: TopicState[S]) -> None:
+        if state.is_idle and self._topics.get(state.topic) is state:
+            del self._topics[state.topic]
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = tasks.start(work)
+        self._tasks[task] = None
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: "asyncio.Task[Any]") -> None:
+        del self._tasks[task]
+        if not task.cancelled():
+            task.exception()
+
+    async def _through(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do `work` to its end, also if the caller is cancelled."""
+        task = self._start(work)
+        await asyncio.wait((task,))
+        if task.cancelled():
+            raise self._closed()
+        return task.result()
+
+    def _closed(self) -> ClosedError:
+        return ClosedError(f"The connector to {self._settings.where} was closed meanwhile: make a new one.")
+
+    def _refusal(self, topic: str, error: Exception) -> SubscribeRefusedError:
+        return SubscribeRefusedError(
+            f"{self._settings.where} refused the subscription to topic {topic!r}: {self._settings.describe(error)}. "
+            "Check the topic, and the rights of the user at the broker.",
+            topic=topic,
+        )

@@ -1,0 +1,18 @@
+"""Small things that every module of the shell needs of asyncio."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def start(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """Run `coroutine` in a task that never begins before this call returns, whatever task factory the host has set."""
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
+
+
+def settle(future: "asyncio.Future[T]", result: T) -> None:
+    """Set the result of `future`, unless it is done."""
+    if not future.done():
+        future.set_result(result)
