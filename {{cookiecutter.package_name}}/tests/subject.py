@@ -7,8 +7,27 @@ from {{ cookiecutter.package_name }} import (
     contract,
     private_topic,
 )
+from {{ cookiecutter.package_name }}.contract import (
+    receiving,
+    sending,
+    serialization,
+)
+from {{ cookiecutter.package_name }}.contract import (
+    wire as wire_format,
+)
 from {{ cookiecutter.package_name }}.transport import (
     BrokerTransport,
 )
 
-__all__ = ["BrokerTransport", "Connector", "Settings", "Topic", "contract", "private_topic"]
+__all__ = [
+    "BrokerTransport",
+    "Connector",
+    "Settings",
+    "Topic",
+    "contract",
+    "private_topic",
+    "receiving",
+    "sending",
+    "serialization",
+    "wire_format",
+]

@@ -1,19 +1,20 @@
 """How messages travel through AMQP 0-9-1: a topic exchange, and one queue a node."""
 
 import asyncio
-import math
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from yarl import URL
 
-from .contract import MessageTooLargeError, PublishError, SubscribeError, Transport, escape
+from .contract import ConnectError, MessageTooLargeError, PublishRefusedError, SubscribeRefusedError, Transport, escape
 from .settings import Settings
 
 LONGEST_KEY = 255
+REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
+"""What a user may meet that may not enter."""
+
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
 
 
@@ -26,6 +27,14 @@ class BrokerTransport(Transport[Settings]):
     _connections: tuple["Connection", ...] = ()
 
     async def connect(self) -> None:
+        try:
+            await self._open()
+        except REJECTIONS as refusal:
+            raise ConnectError(str(refusal), refused=True) from refusal
+        except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
+            raise ConnectError(f"no right to virtual host {self._sending.vhost!r}, or no such", refused=True) from error
+
+    async def _open(self) -> None:
         settings = self.settings
         self.max_frame_bytes = settings.max_frame_bytes
         self._topics: dict[str, str] = {}
@@ -33,12 +42,10 @@ class BrokerTransport(Transport[Settings]):
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._binding: AbstractChannel | None = None
         self._turn = asyncio.Lock()
-        self._sending, self._receiving = self._connections = Connection(self._url()), Connection(self._url())
+        url = settings.client_url()
+        self._sending, self._receiving = self._connections = Connection(url), Connection(url)
         for connection in self._connections:
-            try:
-                await connection.connect()
-            except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
-                raise ConnectionRefusedError(f"no right to virtual host {connection.vhost!r}, or no such") from error
+            await connection.connect()
             connection.closing.add_done_callback(self._lost)
         try:
             await (await self._binder()).exchange_declare(settings.exchange, passive=True)
@@ -62,7 +69,7 @@ class BrokerTransport(Transport[Settings]):
             except aiormq.ChannelPreconditionFailed as refusal:
                 raise MessageTooLargeError(str(refusal)) from refusal
             except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
-                raise PublishError(str(refusal)) from refusal
+                raise PublishRefusedError(str(refusal)) from refusal
             finally:
                 if not channel.is_closed:
                     self._idle.append(channel)
@@ -74,17 +81,28 @@ class BrokerTransport(Transport[Settings]):
             try:
                 await (await self._binder()).queue_bind(self._queue, self.settings.exchange, key)
             except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
-                raise SubscribeError(str(refusal)) from refusal
+                raise SubscribeRefusedError(str(refusal)) from refusal
 
     async def unsubscribe(self, topic: str) -> None:
         key = escape(topic, longest=LONGEST_KEY)
         async with self._turn:
             await (await self._binder()).queue_unbind(self._queue, self.settings.exchange, key)
-        await self.ping()
+        await self._inlet.basic_qos()
         self._topics.pop(key, None)
 
     async def ping(self) -> None:
+        """Ask on both connections; one that a broker short of memory leaves unread has its heartbeats only."""
         await self._inlet.basic_qos()
+        if await self._sending.is_blocked():
+            return
+        try:
+            async with asyncio.timeout(self.settings.heartbeat / 2):
+                channel = self._idle.pop() if self._idle else await self._sending.channel()
+                await channel.basic_qos()
+            self._idle.append(channel)
+        except TimeoutError:
+            if not await self._sending.is_blocked():
+                raise
 
     async def close(self) -> None:
         closing = [asyncio.ensure_future(connection.close()) for connection in self._connections]
@@ -93,22 +111,6 @@ class BrokerTransport(Transport[Settings]):
             for connection in self._connections:
                 connection.abort()
             await asyncio.wait(closing)
-
-    def _url(self) -> URL:
-        settings = self.settings
-        url = URL(settings.url.get_secret_value())
-        user = settings.username or url.user or "guest"
-        password = settings.password.get_secret_value() if settings.password else url.password or "guest"
-        path = url.raw_path if settings.virtual_host is None else f"/{quote(settings.virtual_host, safe='')}"
-        tls = {"cafile": settings.ca_file, "certfile": settings.cert_file, "keyfile": settings.key_file}
-        return (
-            url.with_path(path, encoded=True)
-            .with_query(url.query)
-            .update_query({name: str(file) for name, file in tls.items() if file})
-            .update_query(heartbeat=max(2, math.ceil(settings.heartbeat / 2)))
-            .with_user(user)
-            .with_password(password)
-        )
 
     async def _binder(self) -> AbstractChannel:
         """Return the channel for what the broker may refuse, which costs the channel; the queue's is another."""
@@ -141,6 +143,15 @@ class Connection(aiormq.Connection, aiormq.TransportFactory):
         tls = await options["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
         reader, self._socket = await asyncio.open_connection(url.host, url.port, ssl=tls)
         return reader, self._socket
+
+    async def is_blocked(self) -> bool:
+        """Tell whether the broker has said that it is short of memory, and reads no more."""
+        try:
+            async with asyncio.timeout(0):
+                await self.ready()
+        except TimeoutError:
+            return True
+        return False
 
     def abort(self) -> None:
         if self._socket:

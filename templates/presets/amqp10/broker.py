@@ -15,7 +15,10 @@ from .contract.java import fetch, java
 from .contract.server import READY_WITHIN, Server, find_program, free_port
 
 USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
-"""Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all."""
+"""Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all.
+
+On RabbitMQ, whose plugin breaks the connection to refuse a subscription, `limited` has the control topic, too.
+"""
 
 LARGEST = 2_000_000
 """What RabbitMQ takes, in bytes."""
@@ -210,7 +213,7 @@ class RabbitMQ(AmqpServer):
             ],
             "topic_permissions": [
                 {"user": "limited", "vhost": "/", "exchange": "amq.topic", "write": right, "read": right}
-                for right in [r"^deepstream\.allowed$"]
+                for right in [r"^deepstream\.(allowed|CONTROL)$"]
             ],
         }
         (self.folder / "definitions.json").write_text(json.dumps(definitions))

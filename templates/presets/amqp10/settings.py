@@ -1,14 +1,13 @@
 """The settings of the AMQP 1.0 connector."""
 
 from typing import ClassVar, Literal
-from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from proton import Condition, Connection, Delivery, Link, Message, ProtonException, SSLDomain, symbol
 from proton.reactor import Container
 from pydantic import Field, FilePath, SecretStr, model_validator
 
-from .contract import ConnectorSettings, MessageTooLargeError, PublishError, escape
+from .contract import ConnectError, ConnectorSettings, MessageTooLargeError, PublishRefusedError, escape
 
 PREFIXES = {
     "artemis": "deepstream.",
@@ -34,21 +33,23 @@ PASSING = {"amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-
 """What a broker may not say again when it is asked again; all else is a refusal."""
 
 
-NO_RIGHT = "AMQ229032"
-"""By what Artemis's internal error is known for a refusal, when the address is not there and may not be made."""
+SHUT_OUT = "amqp:unauthorized-access"
+"""By what a refusal to let us in is known."""
+
+NO_RIGHT = "AMQ229032", "AMQ229213"
+"""By what Artemis's internal errors are known for refusals, when an address, or a queue of one, may not be made."""
 
 
 class Settings(ConnectorSettings):
     """Artemis, ActiveMQ, Qpid Broker-J, RabbitMQ with its plugin rabbitmq_amqp1_0, Azure Service Bus."""
 
     schemes: ClassVar = ("amqp", "amqps")
+    tls_schemes: ClassVar = ("amqps",)
 
     url: SecretStr = Field(
         default=SecretStr("amqp://127.0.0.1:5672"),
         description="amqp://[user:password@]host[:port], or amqps:// for TLS; the ports are 5672 and 5671 if not given.",
     )
-    username: str | None = Field(default=None, description="The user, if the url does not name it.")
-    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
     server: Literal["artemis", "activemq", "qpid", "rabbitmq", "servicebus"] = Field(
         default="artemis", description="What kind of server it is, since each has addresses of its own."
     )
@@ -107,19 +108,18 @@ class Settings(ConnectorSettings):
 
     def open(self, container: Container) -> Connection:
         """Have proton's container connect, once."""
-        parts = urlsplit(self.url.get_secret_value())
-        password = self.password.get_secret_value() if self.password else parts.password and unquote(parts.password)
-        tls = SSLDomain(SSLDomain.MODE_CLIENT) if parts.scheme == "amqps" else None
+        [target, *_], (user, password) = self.targets(), self.login
+        tls = SSLDomain(SSLDomain.MODE_CLIENT) if self.uses_tls else None
         if tls and self.tls_ca_file:
             tls.set_trusted_ca_db(str(self.tls_ca_file))
         if tls and self.tls_cert_file:
             tls.set_credentials(str(self.tls_cert_file), str(self.tls_key_file or self.tls_cert_file), None)
         return container.connect(
-            self.where,  # without the password, since proton logs it
-            user=self.username or (parts.username and unquote(parts.username)),
+            f"{self.address.scheme}://{target}",  # without the password, since proton logs it
+            user=user,
             password=password,
-            virtual_host=self.virtual_host,
-            sni=parts.hostname,
+            virtual_host=self.virtual_host or self.host_name,
+            sni=self.host_name,
             ssl_domain=tls,
             reconnect=False,
         )
@@ -129,15 +129,18 @@ class Settings(ConnectorSettings):
         if condition is None:
             return ConnectionError("the broker gave no reason")
         text = f"{condition.name}: {condition.description}"
+        if condition.name == SHUT_OUT and refusal is ConnectionError:
+            return ConnectError(text, refused=True)
         kind = MessageTooLargeError if any(name in text for name in LARGE) else refusal
-        return ConnectionError(text) if condition.name in PASSING and NO_RIGHT not in text else kind(text)
+        may_pass = condition.name in PASSING and not any(code in text for code in NO_RIGHT)
+        return ConnectionError(text) if may_pass else kind(text)
 
     def verdict(self, delivery: Delivery) -> Exception | None:
         """Return what the broker has made of a message: None, if it has accepted it."""
         if delivery.remote_state == Delivery.ACCEPTED:
             return None
         if delivery.remote_state == Delivery.REJECTED:
-            return self.error(delivery.remote.condition or Condition("amqp:rejected"), PublishError)
+            return self.error(delivery.remote.condition or Condition("amqp:rejected"), PublishRefusedError)
         if delivery.remote_state == Delivery.RELEASED and self.server == "rabbitmq":
             return None  # so it says that nobody has subscribed
         return ConnectionError("the broker gave the message back")

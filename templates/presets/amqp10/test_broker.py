@@ -96,8 +96,8 @@ async def test_a_refusal_is_told_to_its_caller_alone(own: Broker, node: MakeNode
     asked = [one.publish(f"forbidden-{number}" if number % 2 else "allowed", number) for number in range(20)]
     asked += [one.subscribe(f"forbidden-{number}" if number % 2 else "allowed", Log()) for number in range(20)]
     results = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(result) for result in results[:20]] == [type(None), contract.PublishError] * 10
-    assert [type(result) for result in results[20:]] == [type(None), contract.SubscribeError] * 10
+    assert [type(result) for result in results[:20]] == [type(None), contract.PublishRefusedError] * 10
+    assert [type(result) for result in results[20:]] == [type(None), contract.SubscribeRefusedError] * 10
     assert all("permission" in str(result) for result in results if result)
     await free.publish("allowed", "in")
     assert (await mailbox.count(1), await answers.count(10)) == (["in"], list(range(0, 20, 2)))
@@ -112,7 +112,7 @@ async def test_who_may_only_receive_is_refused_a_publish_where_the_address_is_th
     reader: Node = await node(publish_timeout=60, **limited(own, "reader"))
     mailbox = Log()
     await reader.subscribe("allowed", mailbox)
-    with pytest.raises(contract.PublishError, match="permission='SEND'"):
+    with pytest.raises(contract.PublishRefusedError, match="permission='SEND'"):
         await reader.publish("allowed", "out")
     await free.publish("allowed", "in")
     assert await mailbox.count(1) == ["in"]
@@ -128,10 +128,12 @@ async def test_a_wrong_password_is_told_without_showing_it(
     for each in (connector, in_url):
         with pytest.raises(contract.ConnectError, match="Authentication failed") as raised:
             await each.connect()
+        assert raised.value.refused
         assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
     await (await node()).close()
     assert "Connecting to" in caplog.text
-    assert "wr0ng-s3cr3t" not in caplog.text and USERS["guest"] + "@" not in caplog.text
+    assert "wr0ng-s3cr3t" not in caplog.text
+    assert USERS["guest"] + "@" not in caplog.text
 
 
 @pytest.mark.clause("S5")
@@ -143,7 +145,7 @@ async def test_too_large_a_message_is_not_sent(node: MakeNode, topic: str) -> No
         await publisher.publish(topic, "x" * 100_000)
     await asyncio.gather(*(publisher.publish(topic, "y" * 60_000) for _ in range(5)))
     assert [len(text) for text in await mailbox.count(5)] == [60_000] * 5
-    assert publisher.called("publish") == 5
+    assert publisher.called("publish") >= 5  # each alone; the subscriber may have asked for one again
 
 
 @pytest.mark.clause("L4", "R1")
@@ -182,9 +184,8 @@ async def test_an_address_that_the_broker_has_removed_is_made_anew(own: Broker, 
         await publisher.publish(topic, turn)
         assert await mailbox.count(1) == [turn]
         await subscriber.unsubscribe(topic, mailbox)
-        async with patience():
-            while f"deepstream.{topic}" in await manage(own, "broker", "getAddressNames"):
-                await asyncio.sleep(0.01)
+        await until_left(own, topic, 0)
+        await manage(own, "broker", "deleteAddress", f"deepstream.{topic}", True)  # as it does by itself, after a while
         await publisher.publish(topic, "to nobody")
 
 
@@ -215,12 +216,12 @@ async def test_what_a_full_address_does_not_take_waits_and_is_no_loss_of_the_con
     mailbox, sent = Log(), 0
     await subscriber.subscribe("full", mailbox)
     proxy.mute()
-    with pytest.raises(contract.PublishError, match="publish_timeout"):
+    with pytest.raises(contract.PublishUnconfirmedError, match="publish_timeout"):  # noqa: PT012
         while True:
             sent += 1
             await publisher.publish("full", f"{sent:100000}")
     refused = await asyncio.gather(*(publisher.publish("full", "more") for _ in range(9)), return_exceptions=True)
-    assert {type(error) for error in refused} == {contract.PublishError}
+    assert {type(error) for error in refused} == {contract.PublishUnconfirmedError}
     await proxy.heal()
     await mailbox.count(sent - 1)
     await publisher.publish("full", "after")
@@ -245,7 +246,8 @@ async def test_what_others_send_is_no_frame(own: Broker, node: MakeNode, topic: 
     await asyncio.to_thread(send)
     await publisher.publish(topic, "fine")
     assert await mailbox.count(1) == ["fine"]
-    assert [type(error) for error in subscriber.errors.items] == [contract.BadFrameError] * 7
+    errors = await subscriber.errors.until(lambda errors: sum(error.count for error in errors) == 7, "7 bad frames")
+    assert {type(error) for error in errors} == {contract.BadFrameError}
     assert len(subscriber.readies.items) == 1
 
 
@@ -255,7 +257,8 @@ async def test_tls_with_a_certificate_of_the_client(
 ) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run(["openssl", "req", *words, "-out", cert, "-keyout", key], check=True, capture_output=True)
+    command = ["openssl", "req", *words, "-out", cert, "-keyout", key]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
     context.load_cert_chain(cert, key)
     context.verify_mode = ssl.CERT_REQUIRED
@@ -281,10 +284,10 @@ async def test_tls_with_a_certificate_of_the_client(
         await one.publish(topic, "by TLS")
         await one.close()
         for files in ({"tls_cert_file": cert, "tls_key_file": key}, {"tls_ca_file": cert}):
-            with pytest.raises(contract.ConnectError, match="(?i)ssl|tls|certificate"):
+            with pytest.raises(contract.ConnectError, match=r"(?i)ssl|tls|certificate"):
                 await (await node(connect=False, url=url, **files)).connect()
         elsewhere = url.replace("localhost", "127.0.0.1")
-        with pytest.raises(contract.ConnectError, match="(?i)ssl|tls|certificate"):
+        with pytest.raises(contract.ConnectError, match=r"(?i)ssl|tls|certificate"):
             await (
                 await node(connect=False, url=elsewhere, tls_ca_file=cert, tls_cert_file=cert, tls_key_file=key)
             ).connect()
@@ -359,6 +362,7 @@ async def test_other_servers_broadcast_in_order(other: AmqpServer, node: MakeNod
 async def test_other_servers_refuse(other: AmqpServer, node: MakeNode) -> None:
     with pytest.raises(contract.ConnectError, match="Authentication failed") as raised:
         await (await node(connect=False, **limited(other, password="wr0ng-s3cr3t"))).connect()
+    assert raised.value.refused
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
     free: Node = await node(url=other.url, server=other.kind)
     one: Node = await node(publish_timeout=60, **limited(other))
@@ -366,7 +370,7 @@ async def test_other_servers_refuse(other: AmqpServer, node: MakeNode) -> None:
     await free.subscribe("allowed", answers)
     asked = [one.publish(f"forbidden-{number}" if number % 2 else "allowed", number) for number in range(20)]
     results = await asyncio.gather(*asked, return_exceptions=True)
-    assert [type(result) for result in results] == [type(None), contract.PublishError] * 10
+    assert [type(result) for result in results] == [type(None), contract.PublishRefusedError] * 10
     assert await answers.count(10) == list(range(0, 20, 2))
     assert (one.is_ready, len(one.readies.items)) == (True, 1)
 
@@ -375,7 +379,8 @@ async def test_other_servers_refuse(other: AmqpServer, node: MakeNode) -> None:
 async def test_other_servers_take_what_is_not_too_large(other: AmqpServer, node: MakeNode, topic: str) -> None:
     careless: Node = await node(url=other.url, server=other.kind, max_message_bytes=2 * LARGEST)
     mailbox = Log()
-    await (await node(url=other.url, server=other.kind)).subscribe(topic, mailbox)
+    hearer: Node = await node(url=other.url, server=other.kind, max_message_bytes=2 * LARGEST)
+    await hearer.subscribe(topic, mailbox)
     await careless.publish(topic, "y" * (LARGEST - 1000))
     assert [len(text) for text in await mailbox.count(1)] == [LARGEST - 1000]
     if other.kind == "rabbitmq":

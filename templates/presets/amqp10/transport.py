@@ -10,7 +10,7 @@ from typing import Any
 from proton import Condition, Delivery, Endpoint, Message
 from proton.reactor import ApplicationEvent, Container, EventInjector
 
-from .contract import Bridge, PublishError, SubscribeError, Transport
+from .contract import Bridge, PublishRefusedError, SubscribeRefusedError, Transport
 from .settings import TOO_LARGE, Settings
 
 CREDIT = 200  # messages of a topic that the broker may have on their way
@@ -67,9 +67,11 @@ class BrokerTransport(Transport[Settings]):
 
     @in_thread
     def unsubscribe(self, answer: Answer, topic: str) -> None:
-        link = self._inlets.pop(topic)
-        link.asked = [answer]
-        (link.session if self.settings.server == "rabbitmq" else link).close()
+        if link := self._inlets.pop(topic, None):
+            link.asked = [answer]
+            (link.session if self.settings.server == "rabbitmq" else link).close()
+        else:
+            self._tell(settle, [answer])
 
     @in_thread
     def ping(self, answer: Answer) -> None:
@@ -121,7 +123,8 @@ class BrokerTransport(Transport[Settings]):
 
     def _gone(self, link: Any, condition: Condition | None) -> None:
         """Take note that a link has ended; if the broker did so by itself, tell those whom it concerns."""
-        links, refusal = (self._inlets, SubscribeError) if link.is_receiver else (self._outlets, PublishError)
+        links = self._inlets if link.is_receiver else self._outlets
+        refusal = SubscribeRefusedError if link.is_receiver else PublishRefusedError
         error = None
         if links.get(link.topic) == link:
             error = self.settings.error(condition, refusal)

@@ -5,6 +5,6 @@ The pack lends its fixtures: `node` makes connected nodes, `proxy` breaks connec
     @pytest.mark.clause("E3")
     async def test_a_user_without_rights_is_refused(node: MakeNode) -> None:
         connector = await node(username="nobody")
-        with pytest.raises(contract.PublishError):
+        with pytest.raises(contract.PublishRefusedError):
             await connector.publish("secret", 1)
 """

@@ -4,24 +4,29 @@ Everything else is done for you: reconnecting, serialising, filtering, batching,
 client library does of that by itself, turn it off.
 """
 
-from .contract import Bridge, PublishError, SubscribeError, Transport
+from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport
 from .settings import Settings
 
 
 class BrokerTransport(Transport[Settings]):
     """One connection to the broker, from `connect()` to `close()`. A lost one is thrown away and a new one made.
 
-    `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url.
+    `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url, which names one host, and
+    `self.settings.login` is (user, password), each of which may be None.
     `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
 
     If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth method,
-    `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message.
+    `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message. It is
+    called every third of a `heartbeat`. A transport with several connections makes a round trip on each.
+
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer.
+    If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     """
 
     async def connect(self) -> None:
         """Blank 1. Open the connection; return when the broker has let us in; raise what the client raises.
 
-        A broker that lets us not in (a wrong password) must end in an error here.
+        Raise `ConnectError(text, refused=True)` if the broker says no: a wrong password, no rights.
 
         From here on see to it that `self.inbox.lost(error)` is called when the connection breaks, and that what
         arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`.
@@ -35,7 +40,7 @@ class BrokerTransport(Transport[Settings]):
     async def publish(self, topic: str, payload: bytes) -> None:
         """Blank 2. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
 
-        Raise `PublishError` if the broker refuses it; any other exception means: try again.
+        Raise `PublishRefusedError(text)` if the broker refuses it; any other exception means: try again.
 
         push: await the broker's confirmation (an acknowledgement, a reply), not only the writing.
         poll: as push; a client without confirmations needs a round trip after the message.
@@ -46,8 +51,8 @@ class BrokerTransport(Transport[Settings]):
     async def subscribe(self, topic: str) -> None:
         """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
 
-        Raise `SubscribeError` if the broker refuses it. Every node gets every message: no shared queue, no group.
-        If a topic cannot be any text at the broker, escape it.
+        Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
+        group. If a topic cannot be any text at the broker, escape it.
 
         push: await the broker's confirmation of the subscription.
         poll: start at the end of the stream, and know where that is before you return.
@@ -58,6 +63,8 @@ class BrokerTransport(Transport[Settings]):
     async def unsubscribe(self, topic: str) -> None:
         """Blank 4. End what `subscribe` began; return once nothing more of `topic` will arrive.
 
+        It is also called after a `subscribe` that failed or took too long.
+
         push, poll, thread callbacks: as in `subscribe`.
         """
         raise NotImplementedError
@@ -65,10 +72,12 @@ class BrokerTransport(Transport[Settings]):
     async def close(self) -> None:
         """Blank 5. Let go of the connection and of every task and thread, also when `connect` failed half way.
 
+        It may take a second at the most. If the peer is silent, break the connection off.
+
         push: close the client. poll: cancel the task too. thread callbacks: join the thread in
         `asyncio.to_thread`.
         """
         raise NotImplementedError
 
 
-__all__ = ["BrokerTransport", "Bridge", "PublishError", "SubscribeError"]
+__all__ = ["Bridge", "BrokerTransport", "ConnectError", "PublishRefusedError", "SubscribeRefusedError"]

@@ -1,7 +1,9 @@
 """What stands between the nodes in the tests: a Zenoh router, of the wheel that the connector needs anyway."""
 
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
+from types import MappingProxyType
 from typing import ClassVar
 
 from .contract.server import Server
@@ -21,7 +23,7 @@ class Broker(Server):
 
     not_applicable: ClassVar = {"E3": "Zenoh's access control drops what it forbids, and tells nobody"}
 
-    configuration: dict[str, str] = {}
+    configuration: Mapping[str, str] = MappingProxyType({})
 
     def command(self) -> list[str]:
         configuration = {

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable
 from typing import Any, ClassVar
-from urllib.parse import unquote
 
 import zenoh
 from pydantic import Field, FilePath, SecretStr
@@ -18,6 +17,7 @@ class Settings(ConnectorSettings):
     """Zenoh 1.10 or later: peers that find each other, or a node that is reached through one of them or a router."""
 
     schemes: ClassVar = ("zenoh", "zenohs")
+    tls_schemes: ClassVar = ("zenohs",)
 
     url: SecretStr = Field(
         default=SecretStr(f"zenoh://127.0.0.1:{PORT}"),
@@ -38,8 +38,6 @@ class Settings(ConnectorSettings):
         pattern=r"^[\w.-]+(/[\w.-]+)*$",
         description="What all key expressions begin with; nodes with another one are another cluster.",
     )
-    username: str | None = Field(default=None, description="The user, if the url does not name it.")
-    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
     users_file: FilePath | None = Field(
         default=None, description="A file with a line user:password for each user whom a node that listens lets in."
     )
@@ -58,12 +56,10 @@ class Settings(ConnectorSettings):
 
     def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> zenoh.Config:
         """Return the settings in the words of Zenoh, with endpoints where others are known; or to visit `only` one."""
-        scheme, _, rest = self.url.get_secret_value().partition("://")
-        login, _, hosts = rest.rstrip("/").rpartition("@")
-        kind = "tcp" if scheme == "zenoh" else "tls"
-        name, password = (unquote(part) for part in login.partition(":")[::2])
+        user, password = self.login
+        kind = "tls" if self.uses_tls else "tcp"
         is_peer = self.listen is not None and only is None
-        told = [f"{kind}/{host if _has_port(host) else f'{host}:{PORT}'}" for host in hosts.split(",")]
+        told = [f"{kind}/{target._replace(port=target.port or PORT)}" for target in self.targets()]
         endpoints = [only] if only else list(dict.fromkeys([*told, *known]))
         # Who may not be alone is to notice first that it is isolated.
         first_pause = self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
@@ -89,8 +85,8 @@ class Settings(ConnectorSettings):
             "transport/shared_memory/enabled": False,
             "transport/link/tx/lease": int(1000 * max(self.heartbeat, 1)),
             "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * self.patience),
-            "transport/auth/usrpwd/user": self.username or name or None,
-            "transport/auth/usrpwd/password": self.password.get_secret_value() if self.password else password or None,
+            "transport/auth/usrpwd/user": user or None,
+            "transport/auth/usrpwd/password": password or None,
             "transport/auth/usrpwd/dictionary_file": _path(self.users_file),
             "transport/link/tls/root_ca_certificate": _path(self.tls_ca_file),
             "transport/link/tls/enable_mtls": self.tls_cert_file is not None,
@@ -103,10 +99,6 @@ class Settings(ConnectorSettings):
             if value is not None:
                 config.insert_json5(key, json.dumps(value))
         return config
-
-
-def _has_port(host: str) -> bool:
-    return ":" in host.rpartition("]")[2]
 
 
 def _path(file: FilePath | None) -> str | None:

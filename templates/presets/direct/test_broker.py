@@ -84,7 +84,8 @@ class Peer:
 
     async def tell(self, command: str) -> State:
         """Have the node do something; return how it is after that."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write(f"{command}\n".encode())
         async with patience():
             state: State = json.loads(await self.process.stdout.readline())

@@ -23,10 +23,6 @@ TO_ALL: dict[str, Any] = {
     "allowed_destination": REMOTE,
 }
 REMEMBERED = 8  # endpoints of others, for when those of the url are gone
-EVERYWHERE = ""  # their place in `inbox.memory`: no topic is called like that
-
-# To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: some must be left for other links.
-os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
 
 
 class BrokerTransport(Transport[Settings]):
@@ -36,11 +32,13 @@ class BrokerTransport(Transport[Settings]):
     to a question that follows confirms both: a peer asks all other nodes, a node behind another asks that one.
     """
 
+    takes_all_hosts = True
     _session: zenoh.Session | None = None
 
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
         self._is_peer = settings.listen is not None
+        self._may_be_alone = self._is_peer and settings.may_be_alone
         self._topics: dict[str, zenoh.Subscriber[None]] = {}
         self._links: dict[str, str] = {}  # by node: the endpoint from which it is linked
         self._endpoints: dict[str, str] = {}  # by node: where it listens
@@ -53,7 +51,7 @@ class BrokerTransport(Transport[Settings]):
         self._bridge = Bridge()
         if await self._call(self._open):
             await self._reach()
-        elif not (self._is_peer and self.settings.may_be_alone):
+        elif not self._may_be_alone:
             raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
 
     async def publish(self, topic: str, payload: bytes) -> None:
@@ -67,10 +65,13 @@ class BrokerTransport(Transport[Settings]):
             take = Callback(partial(self._bridge.call, self._take, topic), indirect=False)
             options = {"allowed_origin": REMOTE}
             self._topics[topic] = await self._call(self._session.declare_subscriber, _key(topic), take, **options)
+        if not self._is_peer:  # the node that we are behind does not say that a question to all had no answer in time
+            await self._ask(all_nodes=False)
         await self._ask(all_nodes=True)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._call(self._topics.pop(topic).undeclare)
+        if subscriber := self._topics.pop(topic, None):
+            await self._call(subscriber.undeclare)
 
     async def ping(self) -> None:
         await self._reach()
@@ -86,7 +87,9 @@ class BrokerTransport(Transport[Settings]):
             self._thread.shutdown(wait=False)
 
     def _open(self) -> bool:
-        self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get(EVERYWHERE, ())))
+        # To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: others must have some left.
+        os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
+        self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get("endpoints", ())))
         self._zid = str(session.info.zid())
         port = (self.settings.listen or "").partition(",")[0].rpartition(":")[2]
         answer = Callback(partial(_answer, key := f"node/{self._zid}", port), indirect=False)
@@ -134,6 +137,8 @@ class BrokerTransport(Transport[Settings]):
         await done
         if silent and not heard:
             raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
+        if not (heard or self._links or self._may_be_alone):
+            raise ConnectionResetError("there is no link to another node any more")
 
     def _take(self, topic: str, sample: zenoh.Sample) -> None:
         if topic in self._topics:
@@ -143,8 +148,8 @@ class BrokerTransport(Transport[Settings]):
         """Learn where a node listens that is linked to this one."""
         if port and zid in self._links and zid not in self._endpoints:
             self._endpoints[zid] = endpoint = f"{self._links[zid].rpartition(':')[0]}:{port}"
-            remembered = [each for each in self.inbox.memory.get(EVERYWHERE, ()) if each != endpoint]
-            self.inbox.memory[EVERYWHERE] = [*remembered, endpoint][-REMEMBERED:]
+            remembered = [each for each in self.inbox.memory.get("endpoints", ()) if each != endpoint]
+            self.inbox.memory["endpoints"] = [*remembered, endpoint][-REMEMBERED:]
 
     def _note(self, event: zenoh.LinkEvent) -> None:
         """Note that a link has come or gone. Without any, this node is isolated."""
@@ -154,7 +159,7 @@ class BrokerTransport(Transport[Settings]):
             return
         self._links.pop(zid, None)
         endpoint = self._endpoints.pop(zid, None)
-        if not self._links and not (self._is_peer and self.settings.may_be_alone):
+        if not self._links and not self._may_be_alone:
             self.inbox.lost(ConnectionResetError("the last link to another node is gone"))
         elif self._is_peer and endpoint and self._zid < zid:
             task = asyncio.create_task(self._mend(zid, endpoint))

@@ -28,7 +28,7 @@ class Broker(Server):
     proxy, which it advertises at the proxy's port; and one at which a user must log in.
     """
 
-    keeps_messages = is_durable = True
+    is_durable = True
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
     """Who may enter at `login_port`, with which password, without any rights at first."""
 

@@ -2,15 +2,11 @@
 
 import logging
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import unquote, urlsplit
 
 from aiokafka.helpers import create_ssl_context  # type: ignore[import-untyped]
 from pydantic import Field, SecretStr
 
 from .contract import ConnectorSettings, escape
-
-# At DEBUG, this would show the password.
-logging.getLogger("aiokafka.conn").addFilter(lambda record: "SaslAuthenticateRequest" not in record.getMessage())
 
 
 class Settings(ConnectorSettings):
@@ -22,8 +18,6 @@ class Settings(ConnectorSettings):
         default=SecretStr("kafka://127.0.0.1:9092"),
         description="kafka://[user:password@]host[:port][,host[:port]...]: brokers that are asked for all the others.",
     )
-    username: str | None = Field(default=None, description="The SASL user, if the url does not name it.")
-    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         default="PLAIN", description="How user and password are proved."
     )
@@ -77,23 +71,32 @@ class Settings(ConnectorSettings):
         return int(min(self.heartbeat / 20, 0.5) * 1000)
 
     @property
-    def for_aiokafka(self) -> dict[str, Any]:
-        """Where the brokers are and how to enter, in aiokafka's terms."""
-        login, _, hosts = urlsplit(self.url.get_secret_value()).netloc.rpartition("@")
-        user, _, password = (unquote(part) for part in login.partition(":"))
-        user = self.username or user
+    def uses_tls(self) -> bool:
+        """Whether the connections are to be encrypted."""
+        return self.security_protocol in ("SSL", "SASL_SSL")
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """How to enter, in aiokafka's terms."""
+        user, password = self.login
         protocol = self.security_protocol or ("SASL_PLAINTEXT" if user else "PLAINTEXT")
         key_password = self.ssl_key_password and self.ssl_key_password.get_secret_value()
         files = {"cafile": self.ssl_ca_file, "certfile": self.ssl_cert_file, "keyfile": self.ssl_key_file}
         return {
-            "bootstrap_servers": hosts,
             "client_id": self.client_id,
-            "connections_max_idle_ms": 120_000,  # before a broker gives them up
-            "metadata_max_age_ms": 2**31,
             "request_timeout_ms": 2**31,
             "security_protocol": protocol,
-            "ssl_context": create_ssl_context(**files, password=key_password) if protocol.endswith("SSL") else None,
+            "ssl_context": create_ssl_context(**files, password=key_password) if self.uses_tls else None,
             "sasl_mechanism": self.sasl_mechanism,
-            "sasl_plain_username": user,
-            "sasl_plain_password": self.password.get_secret_value() if self.password else password,
+            "sasl_plain_username": user or "",
+            "sasl_plain_password": password or "",
         }
+
+
+def log_no_password() -> None:
+    """Have aiokafka keep the record to itself in which it would log the password, at DEBUG."""
+    logging.getLogger("aiokafka.conn").addFilter(_shows_no_password)
+
+
+def _shows_no_password(record: logging.LogRecord) -> bool:
+    return "SaslAuthenticateRequest" not in record.getMessage()

@@ -1,27 +1,30 @@
 """How messages travel through Kafka: a topic is the first partition of one of Kafka's, read from its end on."""
 
 import asyncio
+from contextlib import closing, suppress
 from typing import Any
 
 from aiokafka import errors  # type: ignore[import-untyped]
-from aiokafka.client import AIOKafkaClient, CloseReason, ConnectionGroup  # type: ignore[import-untyped]
+from aiokafka.client import AIOKafkaClient, CloseReason, ConnectionGroup, create_conn  # type: ignore[import-untyped]
 from aiokafka.protocol import admin, fetch, metadata, offset, produce  # type: ignore[import-untyped]
 from aiokafka.record import default_records, memory_records  # type: ignore[import-untyped]
 
-from .contract import Inbox, PublishError, SubscribeError, Transport
-from .settings import Settings
+from .contract import ConnectError, Inbox, PublishRefusedError, SubscribeRefusedError, Transport
+from .settings import Settings, log_no_password
 
 READING, MAKING = ConnectionGroup.COORDINATION, "making"  # connections of their own, since these keep others waiting
 NONE, UNKNOWN, EXISTS = 0, errors.UnknownTopicOrPartitionError.errno, errors.TopicAlreadyExistsError.errno
 FORBIDDEN = (errors.TopicAuthorizationFailedError, errors.InvalidTopicError, errors.PolicyViolationError)
+BROKERS = metadata.MetadataRequest([])
 
 
 class BrokerTransport(Transport[Settings]):
     """aiokafka's client, without its consumer and producer, which try again, reconnect and start anew unseen.
 
-    A connection that ends is a loss, and so is a topic that moves to another broker: the next transport goes on from
-    `inbox.memory`, which has the offset of the next message by topic.
+    The end of any connection is a loss, and so is a topic that moves. `inbox.topic_memory` has the next offset.
     """
+
+    keeps_messages = True
 
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
@@ -34,11 +37,17 @@ class BrokerTransport(Transport[Settings]):
         self._progress = asyncio.Event()
 
     async def connect(self) -> None:
-        self._client = AIOKafkaClient(**self.settings.for_aiokafka)
+        log_no_password()
+        [target, *_], entry = self.settings.targets(), self.settings.entry
+        self._client = AIOKafkaClient(**entry, connections_max_idle_ms=120_000)  # before a broker gives them up
         self._client._on_connection_closed = self._closed
-        await self._client.bootstrap()
+        try:
+            with closing(await create_conn(target.host, target.port or 9092, **entry)) as first:
+                self._client.cluster.update_metadata(await first.send(BROKERS))
+        except errors.BrokerResponseError as refusal:
+            raise ConnectError(str(refusal), refused=True) from refusal
         self._home = self._client.get_random_node()
-        await self._client.send(self._home, metadata.MetadataRequest([]))
+        await self._client.send(self._home, BROKERS)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         batch = default_records.DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 0)
@@ -48,10 +57,10 @@ class BrokerTransport(Transport[Settings]):
         try:
             await self._ask(name, request)
         except (*FORBIDDEN, errors.MessageSizeTooLargeError) as refusal:
-            raise PublishError(str(refusal)) from refusal
+            raise PublishRefusedError(str(refusal)) from refusal
 
     async def subscribe(self, topic: str) -> None:
-        name, at = self.settings.name_of(topic), self.inbox.memory.get(topic)
+        name, at = self.settings.name_of(topic), self.inbox.topic_memory.get(topic)
         try:
             if at is None:
                 at = await self._end(name)
@@ -60,23 +69,24 @@ class BrokerTransport(Transport[Settings]):
             except errors.OffsetOutOfRangeError:  # the broker has kept less than we want
                 at = min(max(at, await self._end(name, latest=False)), await self._end(name))
         except FORBIDDEN as refusal:
-            raise SubscribeError(str(refusal)) from refusal
-        self._topics[name], self._offsets[name], self.inbox.memory[topic] = topic, at, at
+            raise SubscribeRefusedError(str(refusal)) from refusal
+        self._topics[name], self._offsets[name], self.inbox.topic_memory[topic] = topic, at, at
         if (leader := self._leaders[name]) not in self._readers:
             self._readers[leader] = asyncio.create_task(self._read(leader))
 
     async def unsubscribe(self, topic: str) -> None:
         self._offsets.pop(self.settings.name_of(topic), None)
-        self.inbox.memory.pop(topic, None)
 
     async def ping(self) -> None:
-        """Return when every connection has answered, and what was published before has been received."""
+        """Return when each connection has answered, and what was published before has been received, if that is soon."""
         names = list(self._offsets)
         ends = await asyncio.gather(*(self._end(name) for name in names))
-        for node, group in [key for key in self._client._conns if key[1] != MAKING]:
-            await self._client.send(node, metadata.MetadataRequest([]), group=group)
-        while any(self._offsets.get(name, end) < end for name, end in zip(names, ends, strict=True)):
-            await self._progress.wait()
+        for node, group in [key for key, each in self._client._conns.items() if key[1] != MAKING or not each._requests]:
+            self._client.cluster.update_metadata(await self._client.send(node, BROKERS, group=group))
+        with suppress(TimeoutError):  # to have much to catch up with is not to be silent
+            async with asyncio.timeout(self.settings.heartbeat / 4):
+                while any(self._offsets.get(name, end) < end for name, end in zip(names, ends, strict=True)):
+                    await self._progress.wait()
 
     async def close(self) -> None:
         for reader in self._readers.values():
@@ -110,7 +120,7 @@ class BrokerTransport(Transport[Settings]):
             batch = records.next_batch()
             for record in (each for each in batch if each.offset >= at and not batch.is_control_batch):
                 self.inbox.received(self._topics[name], record.value or b"")
-            at = self._offsets[name] = self.inbox.memory[self._topics[name]] = batch.next_offset
+            at = self._offsets[name] = self.inbox.topic_memory[self._topics[name]] = batch.next_offset
             await asyncio.sleep(0)
 
     async def _ask(self, name: str, request: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import ssl
 from typing import ClassVar
-from urllib.parse import unquote, urlsplit
 
 from paho.mqtt.client import Client
 from pydantic import Field, FilePath, SecretStr
@@ -14,13 +13,12 @@ class Settings(ConnectorSettings):
     """A broker that speaks MQTT 5: Mosquitto, EMQX, HiveMQ, NanoMQ, VerneMQ, a cloud's."""
 
     schemes: ClassVar = ("mqtt", "mqtts")
+    tls_schemes: ClassVar = ("mqtts",)
 
     url: SecretStr = Field(
         default=SecretStr("mqtt://127.0.0.1:1883"),
         description="mqtt://[user:password@]host[:port], or mqtts:// for TLS; the ports are 1883 and 8883 if not given.",
     )
-    username: str | None = Field(default=None, description="The user, if the url does not name it.")
-    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
     client_id: str | None = Field(
         default=None,
         max_length=65_535,
@@ -37,28 +35,28 @@ class Settings(ConnectorSettings):
         default=None, description="The key (PEM) of this client's certificate, if it is not in the same file."
     )
 
-    def address(self) -> tuple[str, int]:
-        """Return host and port."""
-        parts = urlsplit(self.url.get_secret_value())
-        return parts.hostname or "", parts.port or (8883 if self._is_tls else 1883)
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is to be encrypted."""
+        return super().uses_tls or bool(self.tls_ca_file or self.tls_cert_file)
+
+    def host_and_port(self) -> tuple[str, int]:
+        """Return where to connect to."""
+        host, port = self.targets()[0]
+        return host, port or (8883 if self.uses_tls else 1883)
 
     def apply_to(self, client: Client) -> None:
         """Tell paho's client what is set here."""
-        parts = urlsplit(self.url.get_secret_value())
-        password = self.password.get_secret_value() if self.password else parts.password and unquote(parts.password)
-        client.username = self.username or (parts.username and unquote(parts.username))
-        client.password = password
+        user, password = self.login
+        client.username = user or None
+        client.password = password or None
         client.connect_timeout = self.connect_timeout
-        if self._is_tls:
+        if self.uses_tls:
             context = ssl.create_default_context(cafile=self.tls_ca_file)
             context.sslsocket_class = TlsSocket
             if self.tls_cert_file:
                 context.load_cert_chain(self.tls_cert_file, self.tls_key_file)
             client.tls_set_context(context)
-
-    @property
-    def _is_tls(self) -> bool:
-        return self.url.get_secret_value().startswith("mqtts:") or bool(self.tls_ca_file or self.tls_cert_file)
 
 
 class TlsSocket(ssl.SSLSocket):

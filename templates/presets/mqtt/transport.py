@@ -14,7 +14,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from .contract import PublishError, SubscribeError, Transport, escape
+from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
 from .settings import Settings
 
 LONGEST_NAME = 1000
@@ -22,6 +22,9 @@ LONGEST_NAME = 1000
 
 LARGEST_PACKET = 268_435_455
 """Bytes, by the protocol; a broker that takes less says so."""
+
+REJECTIONS = "Client identifier not valid", "Bad user name or password", "Not authorized", "Banned"
+"""What a broker says to a node that may not enter."""
 
 NO_TOPIC = "no/topic"
 """The name of no topic, since `escape` leaves no slash in one."""
@@ -65,7 +68,7 @@ class BrokerTransport(Transport[Settings]):
         sent = self._client.publish(_name(topic), payload, qos=1)
         reason = await self._answer(sent.rc, sent.mid)
         if reason.is_failure:
-            raise PublishError(str(reason))
+            raise PublishRefusedError(str(reason))
 
     async def subscribe(self, topic: str) -> None:
         assert self._client
@@ -73,7 +76,7 @@ class BrokerTransport(Transport[Settings]):
         options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         reason = await self._answer(*self._client.subscribe(_name(topic), options=options))
         if reason.is_failure:
-            raise SubscribeError(str(reason))
+            raise SubscribeRefusedError(str(reason))
 
     async def unsubscribe(self, topic: str) -> None:
         assert self._client
@@ -97,7 +100,7 @@ class BrokerTransport(Transport[Settings]):
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = 65_535  # or a broker holds messages back, and answers overtake them
         keepalive = min(math.ceil(2 * self.settings.heartbeat), 65_535)
-        client.connect(*self.settings.address(), keepalive, clean_start=True, properties=properties)
+        client.connect(*self.settings.host_and_port(), keepalive, clean_start=True, properties=properties)
         sock = client.socket()
         assert isinstance(sock, socket.socket)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -125,7 +128,7 @@ class BrokerTransport(Transport[Settings]):
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
         if reason.is_failure:
-            self.inbox.lost(ConnectionError(str(reason)))
+            self.inbox.lost(ConnectError(str(reason), refused=str(reason) in REJECTIONS))
         elif not self._greeted.done():
             client._max_inflight_messages = getattr(properties, "ReceiveMaximum", 65_535)  # its setter is too early
             self.max_frame_bytes = getattr(properties, "MaximumPacketSize", LARGEST_PACKET) - LONGEST_NAME - 10

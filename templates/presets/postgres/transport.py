@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from .contract import PublishError, Transport, escape
+from .contract import ConnectError, PublishRefusedError, Transport, escape
 from .settings import Settings
 
 LONGEST_CHANNEL = 63
@@ -44,21 +44,10 @@ class BrokerTransport(Transport[Settings]):
     _handing_in: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        settings = self.settings
-        patience = math.ceil(settings.heartbeat)
-        self._connection = connection = await asyncpg.connect(
-            settings.url.get_secret_value(),
-            user=settings.username,
-            password=settings.password.get_secret_value() if settings.password else None,
-            target_session_attrs=SessionAttribute.primary,  # a standby takes neither LISTEN nor NOTIFY
-            server_settings={
-                "synchronous_commit": "off",  # no message outlives a crash: none waits for the disk
-                "lock_timeout": str(math.ceil(1000 * settings.heartbeat / 3)),  # a ping may be waiting behind
-                "tcp_keepalives_idle": str(patience),  # the server, too, is to notice who went away in silence
-                "tcp_keepalives_interval": str(patience),
-                "tcp_user_timeout": str(3000 * patience),
-            },
-        )
+        try:
+            self._connection = connection = await self._open()
+        except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as refusal:
+            raise ConnectError(str(refusal), refused=True) from refusal
         gone = ConnectionResetError("the server ended the connection")
         connection.add_termination_listener(lambda _: self.inbox.lost(gone))
         self._topics: dict[str, str] = {}
@@ -66,6 +55,23 @@ class BrokerTransport(Transport[Settings]):
         self._ping = "select 1"
         self._arrived: asyncio.Queue[tuple[int, str, str] | asyncio.Future[None]] = asyncio.Queue()
         self._handing_in = asyncio.create_task(self._hand_in(connection.get_server_pid()))
+
+    async def _open(self) -> "asyncpg.Connection[asyncpg.Record]":
+        user, password = self.settings.login
+        patience = math.ceil(self.settings.heartbeat)
+        return await asyncpg.connect(
+            self.settings.url.get_secret_value(),
+            user=user,
+            password=password,
+            target_session_attrs=SessionAttribute.primary,  # a standby takes neither LISTEN nor NOTIFY
+            server_settings={
+                "synchronous_commit": "off",  # no message outlives a crash: none waits for the disk
+                "lock_timeout": str(math.ceil(1000 * self.settings.heartbeat / 3)),  # a ping may be waiting behind
+                "tcp_keepalives_idle": str(patience),  # the server, too, is to notice who went away in silence
+                "tcp_keepalives_interval": str(patience),
+                "tcp_user_timeout": str(3000 * patience),
+            },
+        )
 
     async def publish(self, topic: str, payload: bytes) -> None:
         channel = escape(topic, longest=LONGEST_CHANNEL)
@@ -75,7 +81,7 @@ class BrokerTransport(Transport[Settings]):
             else:
                 await self._store(channel, payload)
         except (asyncpg.SyntaxOrAccessError, asyncpg.InvalidSchemaNameError) as refusal:
-            raise PublishError(str(refusal)) from refusal
+            raise PublishRefusedError(str(refusal)) from refusal
 
     async def subscribe(self, topic: str) -> None:
         channel = escape(topic, longest=LONGEST_CHANNEL)

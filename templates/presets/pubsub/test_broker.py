@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import pytest
 from google.pubsub_v1 import types
 from pydantic import ValidationError
@@ -115,9 +116,9 @@ async def test_the_service_is_asked_to_keep_the_order_and_to_leave_out_own_messa
 async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node: MakeNode) -> None:
     url = serve(projects="allowed").url
     one: Node = await node(url=url, publish_timeout=60)
-    with pytest.raises(contract.PublishError, match="project"):
+    with pytest.raises(contract.PublishRefusedError, match="project"):
         await one.publish("a", 1)
-    with pytest.raises(contract.SubscribeError, match="project"):
+    with pytest.raises(contract.SubscribeRefusedError, match="project"):
         await one.subscribe("a", Log())
     assert (one.is_ready, one.stats()["reconnects"]) == (True, 0)
     allowed = url.replace("deepstream", "allowed")
@@ -145,7 +146,7 @@ async def test_a_subscription_that_somebody_deletes_is_made_again(node: MakeNode
 @pytest.mark.clause("S5")
 async def test_more_than_a_request_may_hold_is_too_large(node: MakeNode, topic: str) -> None:
     publisher: Node = await node(max_message_bytes=20_000_000, publish_timeout=60)
-    subscriber, mailbox = await node(), Log()
+    subscriber, mailbox = await node(max_message_bytes=20_000_000), Log()
     await subscriber.subscribe(topic, mailbox)
     with pytest.raises(contract.MessageTooLargeError):
         await publisher.publish(topic, "x" * 10_000_000)
@@ -168,6 +169,29 @@ def test_an_emulator_is_where_the_url_or_the_environment_says(monkeypatch: pytes
     for wrong in ({"prefix": "1"}, {"retention": 599}, {"credentials_file": "/no/such/file"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             Settings(**wrong)
+
+
+class ShutDoor(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Lets nobody in, as the service does where the credentials are wrong."""
+
+    def service(self, details: Any) -> Any:
+        async def refuse(request: bytes, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "invalid credentials")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+@pytest.mark.clause("L3")
+async def test_wrong_credentials_are_a_refusal(node: MakeNode) -> None:
+    server = grpc.aio.server([])
+    server.add_generic_rpc_handlers((ShutDoor(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    connector: Node = await node(connect=False, url=f"pubsub://127.0.0.1:{port}/deepstream")
+    with pytest.raises(contract.ConnectError, match="invalid credentials") as raised:
+        await connector.connect()
+    assert raised.value.refused
+    await server.stop(None)
 
 
 @pytest.mark.clause("L3", "L9")

@@ -13,7 +13,7 @@ from google.pubsub_v1 import PublisherAsyncClient, SubscriberAsyncClient, types
 from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOTransport
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
-from .contract import PublishError, SubscribeError, Transport
+from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport
 from .settings import ACK_DEADLINE, Settings
 
 State = grpc.ChannelConnectivity
@@ -34,27 +34,31 @@ PASSING = (errors.Aborted, errors.InternalServerError, errors.ServiceUnavailable
 class BrokerTransport(Transport[Settings]):
     """One channel, which carries a stream for each subscription, and all requests.
 
-    `inbox.memory` has the name of the subscription by topic; under the empty name, which no topic has, this node's at
-    the service and the subscriptions that there may be there, also those to topics that were left in an outage.
+    `inbox.memory` has this node's name at the service, and the names of all subscriptions that it may have there, also
+    to topics that were left in an outage. `inbox.topic_memory` has the name of the subscription to a topic.
     """
 
+    takes_all_hosts = keeps_messages = True
     max_frame_bytes = LARGEST_REQUEST - ROOM
     _channel: Any = None
     _watching: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        self._node: str
-        self._names: set[str]
-        self._node, self._names = self.inbox.memory.setdefault("", (uuid4().hex, set()))
-        self._streams: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._node: str = self.inbox.memory.setdefault("node", uuid4().hex)
+        self._names: set[str] = self.inbox.memory.setdefault("subscriptions", set())
+        self._name_of: dict[str, str] = {}
+        self._streams: dict[str, asyncio.Task[None]] = {}
         self._channel = await self._make_channel()
         self._publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=self._channel))
         self._subscriber = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel))
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watching = asyncio.create_task(self._watch(settled))
         await settled
-        await self.ping()
-        await self._delete(self._names - {name for name in self.inbox.memory.values() if isinstance(name, str)})
+        try:
+            await self.ping()
+        except errors.Unauthenticated as refusal:
+            raise ConnectError(refusal.message, refused=True) from refusal
+        await self._delete(self._names - set(self.inbox.topic_memory.values()))
 
     async def publish(self, topic: str, payload: bytes) -> None:
         name = self.settings.topic_name(topic)
@@ -62,10 +66,11 @@ class BrokerTransport(Transport[Settings]):
         try:
             await self._ask(name, self._publisher.publish, types.PublishRequest(topic=name, messages=[message]))
         except FORBIDDEN as refusal:
-            raise PublishError(refusal.message) from refusal
+            raise PublishRefusedError(refusal.message) from refusal
 
     async def subscribe(self, topic: str) -> None:
-        name = self.inbox.memory.setdefault(topic, self.settings.subscription_name(topic, uuid4().hex))
+        name = self.inbox.topic_memory.setdefault(topic, self.settings.subscription_name(topic, uuid4().hex))
+        self._name_of[topic] = name
         self._names.add(name)
         try:
             request = self.settings.new_subscription(name, topic, self._node)
@@ -73,17 +78,17 @@ class BrokerTransport(Transport[Settings]):
                 await self._ask(request.topic, self._subscriber.create_subscription, request)
             stream = await self._open(name)
         except FORBIDDEN as refusal:
-            raise SubscribeError(refusal.message) from refusal
+            raise SubscribeRefusedError(refusal.message) from refusal
         receiving = asyncio.create_task(self._receive(topic, name, stream))
-        self._streams[topic] = name, receiving
+        self._streams[topic] = receiving
         receiving.add_done_callback(lambda ended: self._ended(topic, ended))
 
     async def unsubscribe(self, topic: str) -> None:
-        name, receiving = self._streams.pop(topic)
-        receiving.cancel()
-        await asyncio.wait((receiving,))
-        self.inbox.memory.pop(topic, None)
-        await self._delete([name])
+        if receiving := self._streams.pop(topic, None):
+            receiving.cancel()
+            await asyncio.wait((receiving,))
+        self.inbox.topic_memory.pop(topic, None)
+        await self._delete(filter(None, [self._name_of.pop(topic, None)]))
 
     async def ping(self) -> None:
         nothing = f"projects/{self.settings.project}/subscriptions/ping"
@@ -165,7 +170,7 @@ class BrokerTransport(Transport[Settings]):
                         arrived = types.StreamingPullResponse.pb(response).received_messages
                         for each in arrived:
                             self.inbox.received(topic, each.message.data)
-                            self.inbox.memory[topic] = name
+                            self.inbox.topic_memory[topic] = name
                             await asyncio.sleep(0)
                         await stream.write(types.StreamingPullRequest(ack_ids=[each.ack_id for each in arrived]))
                 if not is_of_use:
@@ -179,11 +184,11 @@ class BrokerTransport(Transport[Settings]):
 
     def _ended(self, topic: str, receiving: asyncio.Task[None]) -> None:
         error = None if receiving.cancelled() else receiving.exception()
-        if self._streams.get(topic, (None, None))[1] is receiving:
+        if self._streams.get(topic) is receiving:
             self.inbox.lost(error if isinstance(error, Exception) else ConnectionResetError("a stream was cancelled"))
 
     async def _stop(self) -> None:
-        tasks = [receiving for _, receiving in self._streams.values()]
+        tasks = list(self._streams.values())
         self._streams.clear()
         for receiving in tasks:
             receiving.cancel()

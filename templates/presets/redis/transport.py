@@ -7,8 +7,9 @@ from contextlib import suppress
 import hiredis
 from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import AuthenticationError, NoPermissionError
 
-from .contract import Inbox, PublishError, SubscribeError, Transport
+from .contract import ConnectError, Inbox, PublishRefusedError, SubscribeRefusedError, Transport, UnsubscribeError
 from .settings import Settings
 
 
@@ -22,39 +23,36 @@ class BrokerTransport(Transport[Settings]):
 
     async def connect(self) -> None:
         settings = self.settings
-        login = {"username": settings.username, "password": settings.password and settings.password.get_secret_value()}
+        user, password = settings.login
         pool = ConnectionPool.from_url(
             settings.url.get_secret_value(),
             protocol=3,
             socket_connect_timeout=settings.connect_timeout,
             driver_info=None,
-            **{name: value for name, value in login.items() if value},
+            **{name: value for name, value in (("username", user), ("password", password)) if value},
         )
         self._connection = pool.make_connection()  # type: ignore[no-untyped-call]
-        await self._connection.connect()
+        try:
+            await self._connection.connect()
+        except (AuthenticationError, NoPermissionError) as refusal:
+            raise ConnectError(str(refusal), refused=True) from refusal
         assert self._connection._writer
         self._socket = self._connection._writer.transport
         self._dialogue = Dialogue(self.inbox)
         self._socket.set_protocol(self._dialogue)
 
-    async def publish(self, topic: str, payload: bytes) -> None:
-        try:
-            await self._ask("PUBLISH", topic, payload)
-        except hiredis.ReplyError as refusal:
-            raise PublishError(str(refusal)) from refusal
+    def publish(self, topic: str, payload: bytes) -> asyncio.Future[None]:
+        return self._ask(PublishRefusedError, "PUBLISH", topic, payload)
 
     async def subscribe(self, topic: str) -> None:
-        try:
-            await self._ask("SUBSCRIBE", topic)
-        except hiredis.ReplyError as refusal:
-            raise SubscribeError(str(refusal)) from refusal
+        await self._ask(SubscribeRefusedError, "SUBSCRIBE", topic)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._ask("UNSUBSCRIBE", topic)
+        await self._ask(UnsubscribeError, "UNSUBSCRIBE", topic)
 
     async def ping(self) -> None:
-        with suppress(hiredis.ReplyError):  # who has no right to PING is told so, and that is a sign of life
-            await self._ask("PING")
+        with suppress(PingRefused):  # a user without the right to PING is told so, and that is a sign of life
+            await self._ask(PingRefused, "PING")
 
     async def close(self) -> None:
         if self._connection:
@@ -62,9 +60,14 @@ class BrokerTransport(Transport[Settings]):
                 self._connection._writer.transport.abort()  # unsent bytes would keep the socket open
             await self._connection.disconnect(nowait=True)
 
-    async def _ask(self, *command: str | bytes) -> None:
+    def _ask(self, refused: type[Exception], *command: str | bytes) -> asyncio.Future[None]:
+        """Send a command; return its answer, which is an error of the class `refused` if the server says no."""
         self._socket.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        await self._dialogue.answer()
+        return self._dialogue.answer(refused)
+
+
+class PingRefused(Exception):
+    """The user has no right to PING."""
 
 
 class Dialogue(asyncio.Protocol):
@@ -73,12 +76,12 @@ class Dialogue(asyncio.Protocol):
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
         self._reader = hiredis.Reader()
-        self._asked: deque[asyncio.Future[None]] = deque()
+        self._asked: deque[tuple[asyncio.Future[None], type[Exception]]] = deque()
 
-    def answer(self) -> asyncio.Future[None]:
+    def answer(self, refused: type[Exception]) -> asyncio.Future[None]:
         """Return the answer to the question that was asked last."""
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._asked.append(answer)
+        self._asked.append((answer, refused))
         return answer
 
     def data_received(self, data: bytes) -> None:
@@ -86,11 +89,14 @@ class Dialogue(asyncio.Protocol):
         while (said := self._reader.gets()) is not False:
             if isinstance(said, hiredis.PushNotification) and said[0] == b"message":
                 self._inbox.received(said[1].decode(), said[2])
-            elif not (answer := self._asked.popleft()).done():
-                if isinstance(said, hiredis.ReplyError):
-                    answer.set_exception(said)
-                else:
-                    answer.set_result(None)
+                continue
+            answer, refused = self._asked.popleft()
+            if answer.done():
+                continue
+            if isinstance(said, hiredis.ReplyError):
+                answer.set_exception(refused(str(said)))
+            else:
+                answer.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._inbox.lost(error or ConnectionResetError("the server closed the connection"))

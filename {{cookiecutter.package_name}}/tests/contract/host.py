@@ -10,7 +10,6 @@ line of the input is a command, each line of the output an event, both JSON: ["s
 import asyncio
 import json
 import sys
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -23,7 +22,8 @@ def say(*event: Any) -> None:
 async def main(name: str) -> None:
     """Run until the command `close`, or the end of the input."""
     (point,) = entry_points(group="deepstream.msg", name=name)
-    connector = point.load()(import_module(point.module).Settings())
+    kind = point.load()
+    connector = kind(kind.Settings())
     connector.on("error", lambda error: say("error", repr(error)))
     commands = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)

@@ -115,6 +115,11 @@ def given(request: pytest.FixtureRequest) -> Settings:
     return settings
 
 
+def place_of(frame: traceback.FrameSummary) -> str:
+    """Return file and line of a frame, as seen from here."""
+    return f"{os.path.relpath(frame.filename)}:{frame.lineno}"
+
+
 async def try_to_connect(settings: Settings) -> None:
     """Let all tests wait if there is no connecting to the broker."""
     connector = Connector(settings)
@@ -123,7 +128,7 @@ async def try_to_connect(settings: Settings) -> None:
     except Exception as error:
         cause = error.__cause__
         where = traceback.extract_tb(cause.__traceback__)[-1:] if cause else []
-        place = "".join(f" Raised at {os.path.relpath(frame.filename)}:{frame.lineno}." for frame in where)
+        place = "".join(f" Raised at {place_of(frame)}." for frame in where)
         give_up(
             f"The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. {error}{place}"
         )
@@ -132,13 +137,13 @@ async def try_to_connect(settings: Settings) -> None:
 
 
 def altered(settings: Settings, **changes: Any) -> Settings:
-    """Return settings with changes, for another node."""
-    return type(settings)(**{**settings.model_dump(exclude={"node_name"}), **changes})
+    """Return settings with changes."""
+    return type(settings)(**{**settings.model_dump(exclude_unset=True), **changes})
 
 
 @pytest.fixture
 def change(given: Settings) -> Callable[..., Settings]:
-    """The settings of the tests, with changes; each time with another node's name."""
+    """The settings of the tests, with changes."""
 
     def change(**changes: Any) -> Settings:
         return altered(given, **{**FAST, **changes})

@@ -128,7 +128,8 @@ _COLOURS = {"holds": "green", "FAILS": "red", "waits": "yellow", "not applicable
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     out = terminalreporter
     verdicts = {clause: _verdict(clause) for clause in CLAUSES}
-    out.section(f"the contract, kept through {Connector.name} {Broker.used}".rstrip())
+    edition = f"the contract, version {Connector.contract_version}"
+    out.section(f"{edition}, kept through {Connector.name} {Broker.used}".rstrip())
     for letter, title in CHAPTERS.items():
         out.write_line(title, bold=True)
         for clause in (each for each in CLAUSES if each[0] == letter):

@@ -62,11 +62,8 @@ class Server(ABC):
     not_applicable: ClassVar[dict[str, str]] = {}
     """Clauses that this broker cannot keep, each with the reason; or the names of tests, if the rest of a clause holds."""
 
-    keeps_messages: ClassVar[bool] = False
-    """Whether a node that was away gets what it missed, rather than being told how much it was."""
-
     is_durable: ClassVar[bool] = False
-    """Whether it keeps that over its own restart, too."""
+    """Whether a broker that keeps messages for nodes that are away keeps them over its own restart, too."""
 
     used: ClassVar[str] = ""
     """Which server the tests talk to, for the report."""

@@ -14,12 +14,12 @@ from .proxy import Proxy
 
 async def refuse_publish(*_: object) -> None:
     """What a broker does that does not allow it."""
-    raise contract.PublishError("no rights here")
+    raise contract.PublishRefusedError("no rights here")
 
 
 async def refuse_subscribe(*_: object) -> None:
     """What a broker does that does not allow it."""
-    raise contract.SubscribeError("no rights here")
+    raise contract.SubscribeRefusedError("no rights here")
 
 
 @pytest.mark.clause("E1", "E3")
@@ -30,11 +30,12 @@ async def test_a_refused_publish_is_its_callers_error_at_once(node: MakeNode, to
     await subscriber.subscribe(topic, mailbox)
     connector.trouble["publish"] = refuse_publish
     async with patience():
-        with pytest.raises(contract.PublishError, match="no rights here"):
+        with pytest.raises(contract.PublishRefusedError, match="no rights here") as raised:
             await connector.publish(topic, "refused")
         connector.publish_nowait(topic, "refused", outcomes)
         (outcome,) = await outcomes.count(1)
-    assert isinstance(outcome, contract.PublishError)
+    assert isinstance(outcome, contract.PublishRefusedError)
+    assert raised.value.topic == outcome.topic == topic
     assert connector.called("publish", topic) == 2
     connector.trouble.clear()
     await connector.publish(topic, "fine")
@@ -50,8 +51,9 @@ async def test_a_refused_subscription_is_its_callers_error_at_once(node: MakeNod
     refused, mailbox = Log(), Log()
     connector.trouble["subscribe"] = refuse_subscribe
     async with patience():
-        with pytest.raises(contract.SubscribeError, match="no rights here"):
+        with pytest.raises(contract.SubscribeRefusedError, match="no rights here") as raised:
             await connector.subscribe(topic, refused)
+    assert raised.value.topic == topic
     assert connector.called("subscribe", topic) == 1
     with pytest.raises(contract.UnsubscribeError):
         await connector.unsubscribe(topic, refused)
@@ -93,7 +95,7 @@ async def test_a_publish_can_be_awaited_in_every_way(node: MakeNode, topic: str)
     assert connector.stats()["published"] == 7
     connector.trouble["publish"] = refuse_publish
     for way in (asyncio.create_task, asyncio.ensure_future, asyncio.gather, asyncio.shield):
-        with pytest.raises(contract.PublishError, match="no rights here"):
+        with pytest.raises(contract.PublishRefusedError, match="no rights here"):
             await way(connector.publish(topic, "refused"))
 
 
@@ -111,8 +113,9 @@ async def test_without_a_callback_a_late_error_is_an_event(node: MakeNode, topic
     connector: SpiedNode = await node(SpiedNode, noisy=True)
     connector.trouble["publish"] = refuse_publish
     connector.publish_nowait(topic, "refused")
-    error = await connector.error(contract.PublishError)
-    assert topic in str(error) and "no rights here" in str(error)
+    error = await connector.error(contract.PublishRefusedError)
+    assert topic in str(error)
+    assert "no rights here" in str(error)
     assert len(connector.errors.items) == 1
 
 
@@ -190,12 +193,12 @@ async def test_a_refusal_when_restoring_is_told_and_the_rest_is_restored(
 
     async def refuse_one(_: object, name: str) -> None:
         if name == topic:
-            raise contract.SubscribeError("no rights any more")
+            raise contract.SubscribeRefusedError("no rights any more")
 
     connector.trouble["subscribe"] = refuse_one
     await proxy.cut()
     await connector.until_ready(2)
-    assert topic in str(await connector.error(contract.SubscribeError))
+    assert topic in str(await connector.error(contract.SubscribeRefusedError))
     await publisher.publish(allowed, "still here")
     assert await mailbox.count(1) == ["still here"]
 
@@ -220,3 +223,24 @@ async def test_errors_that_are_no_refusals_are_tried_again(node: MakeNode, topic
     await connector.subscribe(topic, mailbox)
     await publisher.publish(topic, "and back")
     assert await mailbox.count(2) == ["through", "and back"]
+
+
+@pytest.mark.clause("E3")
+async def test_an_error_before_there_is_something_to_await_is_tried_again(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode, connect=False)
+    troubles = [OSError("once"), RuntimeError("twice")]
+
+    async def make_abrupt(transport: Any, _: object) -> None:
+        publish = transport.publish
+
+        def publish_or_raise(name: str, payload: bytes) -> Any:
+            if name == topic and troubles:
+                raise troubles.pop()
+            return publish(name, payload)
+
+        transport.publish = publish_or_raise
+
+    connector.trouble["connected"] = make_abrupt
+    await connector.connect()
+    await connector.publish(topic, "through")
+    assert troubles == []

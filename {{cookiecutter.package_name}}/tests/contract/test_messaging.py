@@ -360,9 +360,9 @@ def test_names_that_are_cut_stay_apart(topics: list[str]) -> None:
 @pytest.mark.parametrize("topic", ["", "\ud800"])
 async def test_no_topic_at_all_is_an_error(node: MakeNode, topic: str) -> None:
     connector: Node = await node()
-    with pytest.raises(contract.PublishError):
+    with pytest.raises(contract.PublishRefusedError):
         await connector.publish(topic, 1)
-    with pytest.raises(contract.SubscribeError):
+    with pytest.raises(contract.SubscribeRefusedError):
         await connector.subscribe(topic, Log())
 
 
@@ -516,6 +516,7 @@ async def test_too_slow_a_listener_loses_the_oldest_and_is_told_how_many(node: M
     await quick.count(31)
     gate.set()
     assert await got.count(11) == [0, *range(21, 31)]
-    errors = [error for error in subscriber.errors.items if isinstance(error, contract.SlowListenerError)]
+    errors = await subscriber.errors.until(lambda errors: sum(error.count for error in errors) >= 20, "20 in all")
     assert sum(error.count for error in errors) == 20
-    assert len(errors) == len(subscriber.errors.items)
+    assert {(type(error), error.topic) for error in errors} == {(contract.SlowListenerError, topic)}
+    assert len(errors) <= 3

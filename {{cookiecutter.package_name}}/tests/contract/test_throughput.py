@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from ..subject import contract
+from ..subject import contract, receiving, sending, serialization, wire_format
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -179,7 +179,8 @@ async def test_what_threads_hand_over_stays_in_order_and_leaves_the_event_loop_i
 
 @pytest.mark.clause("T3")
 async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=1050)
+    limit = 10 * (100 + sending.MESSAGE_COST)
+    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=limit)
     await proxy.refuse()
     await publisher.until_down()
     outcomes = Log()
@@ -198,14 +199,24 @@ async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: str
 async def test_the_table_of_known_senders_has_a_limit(
     node: MakeNode, wire: Wire, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contract.inbox, "KNOWN_SENDERS", 5)
+    monkeypatch.setattr(receiving, "KNOWN_SENDERS", 5)
     subscriber: Node = await node(noisy=True)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     senders = [uuid4().bytes for _ in range(6)]
 
     async def send(sender: bytes, number: int) -> None:
-        await wire.transport.publish(topic, contract.frame.pack("json", sender, number, [b"%d" % number]))
+        payload = wire_format.pack(
+            serialization.Json.code,
+            wire_format.MESSAGES,
+            sender,
+            number,
+            base=0,
+            count=1,
+            flags=0,
+            body=b"[%d]" % number,
+        )
+        await wire.transport.publish(topic, payload)
 
     for sender in senders:
         await send(sender, 0)

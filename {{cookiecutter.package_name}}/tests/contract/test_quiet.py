@@ -1,0 +1,165 @@
+"""Chapter T: at rest a node is quiet, and whatever comes, its loop stays free and its memory bounded."""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ..subject import BrokerTransport, contract, receiving, sending, wire_format
+from .faults import InstantNode, forged, pauses, pings, reported
+from .nodes import Log, Node, SpiedNode, Wire, patience
+from .plugin import MakeNode
+from .proxy import Proxy
+
+KEEPS = BrokerTransport.keeps_messages
+
+TOPICS = 10_000
+
+
+class Lanes(sending.Lane):
+    """What a sender keeps of a topic, counted."""
+
+    alive = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        Lanes.alive += 1
+
+    def __del__(self) -> None:
+        Lanes.alive -= 1
+
+
+@pytest.mark.clause("T2", "T3", "T4")
+async def test_topics_that_were_published_on_once_cost_nothing_in_the_end(
+    node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "Lane", Lanes)
+    publisher: InstantNode = await node(InstantNode, heartbeat=0.4, publish_timeout=3, forget_after=0.1)
+    async with pauses(step=0.003) as pauses_seen:
+        for number in range(TOPICS):
+            publisher.publish_nowait(f"{number}", number)
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        async with patience("the end of the publishing"):
+            while publisher.stats()["pending"]:
+                await asyncio.sleep(0.01)
+        await pings(publisher, 26)  # ten heartbeats: the telling ends after eight
+    told = publisher.called("control publish")
+    assert (told == 0) if KEEPS else (4 * TOPICS / 1000 < told < 4 * TOPICS / 10), told
+    assert publisher.called("publish") == TOPICS
+    assert max(pauses_seen.items, default=0.0) < 0.05
+    before = len(publisher.calls)
+    await pings(publisher, 5)
+    assert {method for method, _ in publisher.calls[before:]} == {"ping"}
+    async with patience("the forgetting"):
+        while Lanes.alive > sending.FEW_TOPICS:
+            await pings(publisher, 1)
+
+
+@pytest.mark.clause("T4", "R4")
+async def test_numbers_are_told_four_times_and_a_forgotten_topic_begins_anew(
+    node: MakeNode, wire: Wire, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "FEW_TOPICS", 0)
+    monkeypatch.setattr(sending, "REMEMBERED", 0)
+    publisher: SpiedNode = await node(SpiedNode, heartbeat=0.4, forget_after=0.1)
+    subscriber: SpiedNode = await node(SpiedNode, heartbeat=0.4)
+    newcomer: Node = await node()
+    busy, mailbox, late = f"{topic}-busy", Log(), Log()
+    await subscriber.subscribe(topic, mailbox)
+    for number in range(10):
+        await publisher.publish(busy, number)
+    await publisher.publish(topic, 0)
+    await mailbox.count(1)
+    asked = publisher.called("control publish")
+    await pings(publisher, 26)
+    told = publisher.called("control publish") - asked
+    assert (told == 0) if KEEPS else (4 <= told <= 2 * 4)
+    before = len(publisher.calls), len(subscriber.calls)
+    await pings(publisher, 5)
+    for each, start in zip((publisher, subscriber), before, strict=True):
+        assert {method for method, _ in each.calls[start:]} == {"ping"}
+    await newcomer.subscribe(topic, late)
+    await wire.transport.subscribe(topic)
+    await publisher.publish(topic, 1)
+    ((_, payload),) = await wire.payloads.count(1)
+    frame = wire_format.unpack(payload)
+    assert frame.number == frame.base == 10
+    await publisher.publish(topic, 2)
+    assert (await mailbox.count(3), await late.count(2)) == ([0, 1, 2], [1, 2])
+    assert reported(subscriber) == reported(newcomer) == 0
+    assert subscriber.stats()["duplicates"] == 0
+
+
+@pytest.mark.clause("T3")
+async def test_small_messages_fill_the_outbox_by_what_they_cost(
+    node: MakeNode, proxy: Proxy, through: str, topic: str
+) -> None:
+    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=100_000)
+    await proxy.refuse()
+    await publisher.until_down()
+    taken = 0
+    with pytest.raises(contract.OutboxFullError):  # noqa: PT012
+        while taken < 100_000:
+            publisher.publish_nowait(f"{topic}-{taken % 10}", 1)
+            taken += 1
+    assert 100 < taken < 1000
+    assert publisher.stats()["pending"] == taken
+    await proxy.heal()
+    async with patience("room"):
+        while publisher.stats()["pending"]:
+            await asyncio.sleep(0.01)
+    await publisher.publish(topic, "there is room again")
+
+
+@pytest.mark.clause("T3")
+async def test_no_flood_of_newcomers_makes_a_regular_sender_forgotten(
+    node: MakeNode, wire: Wire, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiving, "KNOWN_SENDERS", 20)
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, heartbeat=0.4)
+    mailbox, regular = Log(), uuid4().bytes
+    await subscriber.subscribe(topic, mailbox)
+
+    async def send(sender: bytes, number: int) -> None:
+        await wire.transport.publish(topic, forged(sender, number, b"[%d]" % number, flags=0))
+
+    await send(regular, 0)
+    await pings(subscriber, 4)
+    await send(regular, 1)
+    for _ in range(100):
+        await send(uuid4().bytes, 7)
+    await send(regular, 5)
+    await mailbox.until(lambda items: 5 in items, "the regular sender's last message")
+    assert (mailbox.items.count(7), reported(subscriber)) == (100, 3)
+    assert subscriber.errors.items[-1].node == regular.hex()
+
+
+LARGE: dict[str, tuple[int, Any]] = {
+    "text": (10, "x" * 900_000),
+    "numbers": (10, list(range(130_000))),
+    "tuples": (2, [(1,)] * 150_000),
+    "objects": (6, [{"number": number, "text": "some text", "list": [1, 2]} for number in range(12_000)]),
+}
+
+
+@pytest.mark.clause("T2")
+@pytest.mark.parametrize("name", LARGE)
+async def test_no_large_message_blocks_the_loop(node: MakeNode, topic: str, name: str) -> None:
+    publisher, subscriber = await node(), await node()
+    listeners, message = LARGE[name]
+    mailboxes = [Log() for _ in range(listeners)]
+    for mailbox in mailboxes:
+        await subscriber.subscribe(topic, lambda _, mailbox=mailbox: mailbox())
+    longest: list[float] = []
+    while not longest or (longest[-1] >= 0.05 and len(longest) < 3):
+        async with pauses() as pauses_seen:
+            try:
+                await publisher.publish(topic, message)
+            except contract.MessageTooLargeError:
+                pytest.skip("not applicable: the broker takes no message so large")
+            for mailbox in mailboxes:
+                await mailbox.count(len(longest) + 1)
+        longest.append(max(pauses_seen.items, default=0.0))
+    assert min(longest) < 0.05
