@@ -253,6 +253,8 @@ class Connection(Generic[S]):
     def _look(self, planned: float) -> None:
         """End the calls whose time is over. One timer serves all calls; it stops when it finds none running."""
         self._alarm = None
+        if not self.running:
+            self.running = {}  # a dict keeps the room that it once needed
         if not self.running or self.gone.done():
             return
         now = max(self.loop.time(), planned)

@@ -450,9 +450,9 @@ class MessageConnector(Generic[S]):
                 await node.repair.leave()
             node.pause()
             await link.close()
-            await node.outbox.fail(self._closed)
             await node.subscriptions.close(CLOSING_TIME)
             node.inbox.close()
+            await node.outbox.fail(self._closed)
         self._events.emit("close")
         await self._events.close()
 

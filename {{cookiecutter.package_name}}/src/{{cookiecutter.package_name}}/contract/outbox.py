@@ -116,9 +116,10 @@ class Outbox(Generic[S]):
                 call.give_up()
         for timer in self._resting.values():
             timer.cancel()
+        outcomes = self._sender.pause(self._time(), self._resting)
         self._calls.clear()
         self._resting.clear()
-        self._settle(self._sender.pause(self._time()))
+        self._settle(outcomes)
         if self._emptied and not self._emptied.done():
             self._emptied.set_result(None)
 
@@ -189,6 +190,8 @@ class Outbox(Generic[S]):
         timeout = self._settings.publish_timeout
         self._notice_block(now)
         self._alarm, self._alarm_at, self._expected = None, inf, inf
+        if not self._calls:
+            self._calls = {}  # a dict keeps the room that it once needed
         due = self._sender.due(now)
         for lane in due.given_up:
             if call := self._calls.pop(lane, None):

@@ -383,7 +383,7 @@ class Receiver:
         """Take the number of a sender of which no frame was heard."""
         if told.given == told.base:
             return
-        is_old = now - told.quiet / 1000 < known.since
+        is_old = told.number == told.given and now - told.quiet / 1000 < known.since
         must_ask = answers and self.can_ask and not is_old and len(self._gaps) < BEGINNINGS
         stream = self._stream(known, sender, None if must_ask else told.given, answers, now)
         if must_ask and stream:

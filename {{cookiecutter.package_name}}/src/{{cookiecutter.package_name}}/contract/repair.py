@@ -20,7 +20,7 @@ from .receiving import Effect, Receiver
 from .sending import AT_A_TIME, Lane, Sender
 from .settings import ConnectorSettings
 from .transport import S
-from .wire import ANSWERS, Control, Count, Frame, Question
+from .wire import ANSWERS, Control, Count, Frame, Question, overhead
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
@@ -41,7 +41,7 @@ PEERS = 4096
 ENTRIES = 500
 """How many entries of each kind a control frame has, at the most."""
 ENTRY_BYTES = 24 * 1024
-"""How many bytes of them, at the most."""
+"""How many bytes of them, at the most; three times as much finds room in a frame."""
 ENTRY_COST = 60
 """What an entry takes besides the name of its topic, in bytes."""
 
@@ -79,6 +79,8 @@ class Repair(Generic[S]):
         self._peers: dict[bytes, None] = {}
         self._awaited: dict[bytes, None] = {}
         """The nodes for which messages are held."""
+        self._late: dict[bytes, None] = {}
+        """The nodes that were not back in time, so that they have not heard what we asked."""
         self._hold: asyncio.TimerHandle | None = None
         self._call: Call | None = None
         self._counts: dict[str, Count] = {}
@@ -145,7 +147,7 @@ class Repair(Generic[S]):
         if self._call:
             self._call.give_up()
             self._call = None
-        for waiting in (self._counts, self._wanted, self._questions, self._asked, self._awaited):
+        for waiting in (self._counts, self._wanted, self._questions, self._asked, self._awaited, self._late):
             waiting.clear()
         self._is_back = self._must_answer = False
         self._sender.is_held = False
@@ -228,6 +230,7 @@ class Repair(Generic[S]):
                 self._receiver.overheard(question, now)
         if control.is_leaving:
             self._peers.pop(frame.sender, None)
+            self._late.pop(frame.sender, None)
             self._receiver.left(frame.sender, now)
         if control.topics or control.is_back:
             self._asked.update(dict.fromkeys(control.topics))
@@ -243,11 +246,16 @@ class Repair(Generic[S]):
             del self._awaited[sender]
             if not self._awaited:
                 self._release()
+        if sender in self._late:
+            del self._late[sender]
+            self._wanted.update(dict.fromkeys(self._receiver.topics))
+            self._say()
 
     def _release(self) -> None:
         """Send what was held; a node that did not come back in time is not waited for again."""
         for peer in self._awaited:
             self._peers.pop(peer, None)
+            self._late[peer] = None
         self._awaited.clear()
         if self._hold:
             self._hold.cancel()
@@ -292,10 +300,12 @@ class Repair(Generic[S]):
             if self._said and not self._call:
                 tasks.settle(self._said, None)
             return
+        most = connection.transport.max_frame_bytes
+        room = ENTRY_BYTES if most is None else min(ENTRY_BYTES, (most - overhead(0)) // 3)
         control = Control(
-            counts=[self._counts.pop(topic) for topic in _portion(self._counts)],
-            topics=_portion(self._wanted),
-            questions=self._due_questions(),
+            counts=[self._counts.pop(topic) for topic in _portion(self._counts, room)],
+            topics=_portion(self._wanted, room),
+            questions=self._due_questions(room),
             is_back=self._is_back,
         )
         for topic in control.topics:
@@ -305,9 +315,9 @@ class Repair(Generic[S]):
         publish = connection.publish(self.topic, self._sender.pack_control(self.topic, control))
         self._call = connection.perform(publish, self._settings.heartbeat, partial(self._was_said, connection))
 
-    def _due_questions(self) -> list[Question]:
+    def _due_questions(self, room: int) -> list[Question]:
         """Return some questions, with the ages that they have now."""
-        portion = self._questions[: len(_portion(question.topic for question, _ in self._questions))]
+        portion = self._questions[: len(_portion((question.topic for question, _ in self._questions), room))]
         now = self._loop.time()
         return [
             question if question.age is None else replace(question, age=question.age + int((now - made) * 1_000_000))
@@ -334,12 +344,12 @@ class Repair(Generic[S]):
         self._say()
 
 
-def _portion(topics: Iterable[str]) -> list[str]:
-    """Return the first topics, as many as a control frame may speak of."""
+def _portion(topics: Iterable[str], room: int) -> list[str]:
+    """Return the first topics, as many as find room in a control frame; one does in any case."""
     portion, size = list[str](), 0
     for topic in topics:
         size += 4 * len(topic) + ENTRY_COST
-        if portion and (size > ENTRY_BYTES or len(portion) == ENTRIES):
+        if portion and (size > room or len(portion) == ENTRIES):
             break
         portion.append(topic)
     return portion

@@ -26,6 +26,9 @@ MESSAGE_COST = 256
 CHUNK = 4
 """How many frames are sent again in answer to one question; then the next question is waited for."""
 
+REPLIES = 64
+"""How many replies wait to be sent on a topic; beyond it the oldest are dropped, and asked for again."""
+
 TELLINGS = (1, 2, 4, 8)
 """After how many heartbeats of quiet on a topic the number there is told."""
 
@@ -36,7 +39,7 @@ KNOWN_TOPICS = 131_072
 """Of how many topics a node knows all; beyond it, those that it has known for longest are forgotten."""
 FORGOTTEN_AT_A_TIME = 16
 
-REMEMBERED = 32_768
+REMEMBERED = 8192
 """For how many forgotten topics a node still knows how far it had come."""
 
 STRIKES = 3
@@ -159,7 +162,7 @@ class Lane(Trail):
         number = self.since(time)
         if number is not None:
             return number
-        return self.shipment.number if self.shipment and self.shipment.sent >= time else self.next_given
+        return self.shipment.number if self.shipment and self.shipment.sent >= time else self.number
 
     @property
     def reached(self) -> int:
@@ -327,8 +330,11 @@ class Sender:
         self._untold = []
         return list(self.busy)
 
-    def pause(self, now: float) -> list[Outcome]:
-        """Take the news that the connection is gone; return messages that are held to be the reason."""
+    def pause(self, now: float, resting: Iterable[Lane] = ()) -> list[Outcome]:
+        """Take the news that the connection is gone; return messages that are held to be the reason.
+
+        `resting` are the lanes that would have sent something a moment later.
+        """
         self.is_up = False
         outcomes = []
         for lane in self._flying:
@@ -339,6 +345,8 @@ class Sender:
                     outcomes.append(self._settled(lane, shipment.messages, Verdict.TOO_LARGE))
                     self._end(lane, now)
             lane.flight = lane.replies = lane.repair_at = None
+        for lane in resting:
+            lane.replies = lane.repair_at = None
         self._flying.clear()
         return outcomes
 
@@ -367,6 +375,8 @@ class Sender:
         """Give up what has waited for too long, find the topics to tell of, and forget old ones."""
         due = Due([], [], [])
         left = AT_A_TIME
+        if not self.busy:
+            self.busy, self._flying = {}, {}  # a dict keeps the room that it once needed
         while self._agenda and self._agenda[0][0] <= now and left > 0:
             time, _, topic = heappop(self._agenda)
             lane = self.lanes.get(topic)
@@ -389,7 +399,7 @@ class Sender:
 
     def count(self, lane: Lane, now: float) -> Count:
         """Return how far the node has come on a topic."""
-        return Count(lane.topic, lane.base, lane.reached, lane.next_given, int((now - lane.handed) * 1000))
+        return Count(lane.topic, lane.base, lane.reached, lane.number, int((now - lane.handed) * 1000))
 
     def counts(self, topics: Iterable[str], now: float) -> Iterator[Count]:
         """Return how far the node has come on those of the topics on which it has published."""
@@ -415,7 +425,7 @@ class Sender:
             start = max(start, lane.owed_since(now - question.age / 1_000_000))
         kept = max((kept.number for kept in self._first_kept(lane, start)), default=lane.reached)
         self._reschedule(lane, now)
-        lane.replies = [*(lane.replies or ()), Reply(question.id, start, max(start, kept))]
+        lane.replies = [*(lane.replies or ())[-REPLIES:], Reply(question.id, start, max(start, kept))]
         if start < lane.reached and (lane.repair_at is None or start < lane.repair_at):
             lane.repair_at = start
             lane.repair_left = CHUNK
@@ -633,7 +643,7 @@ class Sender:
         self._removed += 1
         if self._removed > len(self.lanes):
             self._removed = 0
-            self.lanes = dict(self.lanes)  # a dict keeps the room that it once needed
+            self.lanes = dict(self.lanes)
         if lane.number > lane.base:
             self._forgotten[hash(lane.topic)] = lane.base, lane.number
         if len(self._forgotten) > REMEMBERED:

@@ -74,8 +74,8 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
 class Count(msgspec.Struct, array_like=True, frozen=True):
     """How far a node has come on a topic: all messages below `number` are accepted or given up.
 
-    `given` is the next number that it will give, and `quiet` the milliseconds since a message was first handed to the
-    broker.
+    `given` is the next number that it will give, unless the broker refuses messages that are on their way. A message was
+    first handed to the broker `quiet` milliseconds ago.
     """
 
     topic: str

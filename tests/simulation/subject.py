@@ -1,0 +1,158 @@
+"""The baked package under test, and the transport that joins it to the simulated broker."""
+
+import asyncio
+import importlib
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+from .broker import REQUEST_BYTES, Broker, Line
+
+NEVER = 1e9
+
+
+class Subject:
+    """One baked project; it is loaded from its folder, once in a process."""
+
+    def __init__(self, project: Path) -> None:
+        source = str(project / "src")
+        if source not in sys.path:
+            sys.path.insert(0, source)
+        name = next(each.parent.name for each in sorted((project / "src").glob("*/contract")))
+        self.package: Any = importlib.import_module(name)
+        self.contract: Any = importlib.import_module(f"{name}.contract")
+        self.errors: Any = importlib.import_module(f"{name}.contract.errors")
+        self.name = name
+        self.is_second = hasattr(self.contract.MessageConnector, "contract_version")
+        """Whether the package keeps the second edition of the contract."""
+
+    def settings(self, **values: Any) -> Any:
+        """Make settings; those that an edition does not know are left out."""
+        known = self.package.Settings.model_fields
+        return self.package.Settings(**{name: value for name, value in values.items() if name in known})
+
+    def refusal(self, what: str) -> Exception:
+        """Return the error by which a transport says that the broker refused."""
+        text = "the broker says no"
+        if what == "connect":
+            return self.errors.ConnectError(text, refused=True) if self.is_second else ConnectionRefusedError(text)
+        name = f"{what.capitalize()}{'Refused' if self.is_second else ''}Error"
+        error: Exception = getattr(self.errors, name)(text)
+        return error
+
+    def connector(self, settings: Any, broker: Broker, node: str, transports: list["SimTransport"]) -> Any:
+        """Make a connector of `node` whose transports lead to `broker`, and are noted in `transports`."""
+        facts = {"broker": broker, "node": node, "subject": self, "all": transports, "keeps_messages": broker.keeps}
+        transport = types.new_class(
+            "Simulated", (SimTransport, self.contract.Transport), exec_body=lambda space: space.update(facts)
+        )
+        attribute = "transport_class" if self.is_second else "transport"
+        connector = types.new_class(
+            "Connector", (self.package.Connector,), exec_body=lambda space: space.update({attribute: transport})
+        )
+        return connector(settings)
+
+
+class SimTransport:
+    """The blanks, filled in for the simulated broker."""
+
+    broker: Broker
+    node: str
+    subject: Subject
+    all: "list[SimTransport]"
+    settings: Any
+    inbox: Any
+
+    def __init__(self, settings: Any, inbox: Any) -> None:
+        super().__init__(settings, inbox)  # type: ignore[call-arg]
+        self.line: Line | None = None
+        self.closed = 0
+        self.gone = False
+        self._number = 0
+        self._waiting: dict[int, asyncio.Future[object]] = {}
+        self.all.append(self)
+
+    @property
+    def _positions(self) -> dict[str, Any]:
+        places: dict[str, Any] = self.inbox.topic_memory if self.subject.is_second else self.inbox.memory
+        return places
+
+    async def connect(self) -> None:
+        broker, node = self.broker, self.node
+        refused = broker.rule("refuse_connect", node)
+        if refused and refused.how == "hang":
+            await asyncio.sleep(NEVER)
+        await asyncio.sleep(broker.chance.uniform(*broker.latency))
+        if refused and refused.how == "refused":
+            raise self.subject.refusal("connect")
+        if refused or broker.is_down:
+            raise ConnectionRefusedError("nobody listens there")
+        self.line = broker.open(node, self)
+        if limit := broker.rule("frame_limit", node):
+            self.max_frame_bytes = int(limit.values["bytes"])
+        await self._ask("ping", "")
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        await self._ask("publish", topic, payload)
+
+    async def subscribe(self, topic: str) -> None:
+        start = await self._ask("subscribe", topic, position=self._positions.get(topic, -1))
+        if self.broker.keeps:
+            self._positions.setdefault(topic, start)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._ask("unsubscribe", topic)
+
+    async def ping(self) -> None:
+        await self._ask("ping", "")
+
+    async def close(self) -> None:
+        self.closed += 1
+        if self.line is not None:
+            self.gone = True
+            self.line.up.send("", REQUEST_BYTES, self.broker.drop, self.line)
+        if hanging := self.broker.rule("close_hangs", self.node):
+            await asyncio.sleep(hanging.values["seconds"])
+
+    async def _ask(self, what: str, topic: str, payload: bytes = b"", position: int = -1) -> object:
+        line = self.line
+        if line is None or self.gone:
+            raise ConnectionError("the connection is gone")
+        self._number += 1
+        number = self._number
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
+        size = REQUEST_BYTES + len(payload)
+        line.up.send(
+            topic if what != "ping" else "", size, self.broker.ask, line, number, what, topic, payload, position
+        )
+        try:
+            result = await future
+        finally:
+            del self._waiting[number]
+        if result == "refused":
+            raise self.subject.refusal(what)
+        if isinstance(result, str):
+            raise RuntimeError(result)
+        return result
+
+    def frame(self, topic: str, payload: bytes, position: int) -> None:
+        if self.gone:
+            return
+        if position >= 0:
+            self._positions[topic] = position + 1
+        self.inbox.received(topic, payload)
+
+    def answer(self, number: int, result: object) -> None:
+        future = self._waiting.get(number)
+        if future is not None and not future.done():
+            future.set_result(result)
+
+    def lost(self, error: Exception) -> None:
+        if self.gone:
+            return
+        self.gone = True
+        self.inbox.lost(error)
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(error)

@@ -1,0 +1,113 @@
+"""The sums at the end of a run: what was delivered and what was reported must be what was sent."""
+
+from .model import NOTHING, Ear, Model, Said
+
+FORGOTTEN = 590.0
+"""Seconds of silence on a topic after which its sender may forget what it said there."""
+
+
+class Verdict:
+    """The sums at the end: at each node, of each sender, on each topic, delivered + reported = sent."""
+
+    def __init__(self, model: Model, *, present: list[str], alive: list[str], repairs: bool, tells: bool) -> None:
+        self._model = model
+        self._present = present
+        self._alive = alive
+        self._repairs = repairs
+        self._tells = tells
+        self._end = model.loop.time()
+
+    def judge(self) -> None:
+        model = self._model
+        for said in (said for line in model.said.values() for said in line):
+            if said.outcome == "waiting" and said.sender in self._alive:
+                model.fault("R3", f"{said.mark} was never settled", node=said.sender)
+        for node in self._present:
+            topics = list(dict.fromkeys(ear.topic for ear in model.ears if ear.node == node))
+            for topic in topics:
+                if (node, topic) not in model.exempt:
+                    self._topic(node, topic)
+
+    def _topic(self, node: str, topic: str) -> None:
+        ears = [ear for ear in self._model.ears if (ear.node, ear.topic) == (node, topic)]
+        slow = self._model.slow.get((node, topic), 0) + self._model.slow.get((node, ""), 0)
+        for (sender, name), line in self._model.said.items():
+            if name == topic and sender != node:
+                slow -= self._pair(node, topic, sender, line, ears, slow)
+
+    def _pair(self, node: str, topic: str, sender: str, line: list[Said], ears: list[Ear], slow: int) -> int:
+        """Judge one receiver, sender and topic; returns how many of the messages must have been dropped as slow."""
+        model = self._model
+        missing: dict[int, list[Ear]] = {}
+        possible = 0
+        first = min(ear.called for ear in ears)
+        for said in line:
+            got = [ear for ear in ears if said.index in ear.got.get(sender, ())]
+            if said.outcome in NOTHING:
+                if got:
+                    self._blame("R3", f"{got[0].name} got {said.mark}, whose publish was {said.outcome}", node, said)
+                continue
+            due = [ear for ear in ears if ear not in got and self._is_due(ear, said, line)]
+            if due:
+                missing[said.index] = due if got else []
+            if not got and not due and (said.routed is None or said.routed >= first):
+                possible += 1
+        lost = [index for index, due in missing.items() if not due]
+        partly = {index: due for index, due in missing.items() if due}
+        reported = model.reported.get((node, sender, topic), 0)
+        dropped = sum(len(due) for due in partly.values())
+        if dropped > slow:
+            index, due = next(iter(partly.items()))
+            self._blame("M1", f"{due[0].name} did not get {line[index].mark}, another listener did", node, line[index])
+        least = len(lost) - max(slow - dropped, 0)
+        if not least <= reported <= len(lost) + possible:
+            wrong = line[lost[0]] if lost and reported < least else line[-1]
+            self._blame(
+                "R4",
+                f"{node} of {sender} on {topic}: {len(lost)} missing ({_ranges(lost)}), "
+                f"{possible} that may be missing, but {reported} reported",
+                node,
+                wrong,
+            )
+        can_repair = self._repairs and {node, sender} <= set(self._alive) and sender not in model.limited
+        if can_repair and lost and reported and not slow:
+            text = f"{node} of {sender} on {topic}: {_ranges(lost)} lost (and reported), though the history is ample"
+            self._blame("R4", text, node, line[lost[0]])
+        return max(dropped, 0)
+
+    def _is_due(self, ear: Ear, said: Said, line: list[Said]) -> bool:
+        """Tell whether the listener must have got the message, or its node have reported it."""
+        if said.outcome != "ok" or ear.live is None or said.called < ear.live:
+            return False
+        last = ear.last.get(said.sender, -1)
+        overtaken = said.index < last
+        if not overtaken and (ear.left is not None or said.sender not in self._alive or ear.node not in self._alive):
+            return False
+        if not overtaken and not self._tells:
+            return False
+        if ear.left is not None and said.called >= ear.left:
+            return False
+        if not self._model.beginnings and not any(index < said.index for index in ear.got.get(said.sender, ())):
+            return False
+        return not self._is_forgotten(ear.node, said, line)
+
+    def _is_forgotten(self, node: str, said: Said, line: list[Said]) -> bool:
+        later = line[said.index + 1].called if said.index + 1 < len(line) else self._end
+        if later - said.called < FORGOTTEN:
+            return False
+        return any(said.called - 5 <= time <= later for time in self._model.away.get(node, ()))
+
+    def _blame(self, clause: str, text: str, node: str, said: Said) -> None:
+        self._model.fault(clause, text, node=node, sender=said.sender, topic=said.topic, index=said.index)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Show numbers as `3-7, 9`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    shown = ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in parts[:6])
+    return shown + (" …" if len(parts) > 6 else "") or "none"
