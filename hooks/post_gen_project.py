@@ -1,12 +1,14 @@
-"""Says what to do next."""
+"""Notes how the managed files came, and says what to do next."""
 
 import contextlib
 import json
 import sys
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 # Jinja writes the answers here as one ASCII string literal, so that nothing in them is read as code.
-ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # type: ignore  # noqa: F821
+ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # type: ignore  # noqa: F821, PGH003
 
 BLANK = """
 {package} is made, with five blanks to fill in. Next:
@@ -37,7 +39,19 @@ and against a broker of your own:
 If there is no tox yet: python -m pip install tox"""
 
 
+def note_managed_files() -> None:
+    """List the digests of the files that nobody is to edit, for the test that names the edited ones."""
+    folders = Path("src", ANSWERS["package_name"], "contract"), Path("tests", "contract")
+    paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    with Path("tests", "contract", "managed.txt").open("w", encoding="utf-8", newline="\n") as notes:
+        for path in paths:
+            if "__pycache__" not in path.parts:
+                content = path.read_bytes().replace(b"\r\n", b"\n")
+                print(sha256(content).hexdigest(), path.as_posix(), file=notes)
+
+
 def main() -> None:
+    note_managed_files()
     text = BLANK if ANSWERS["preset"] == "blank" else READY
     # The project is made: nobody there to read this is no reason to fail.
     try:

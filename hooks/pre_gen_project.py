@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # Jinja writes the answers here as one ASCII string literal, so that nothing in them is read as code.
-ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # type: ignore  # noqa: F821
+ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # type: ignore  # noqa: F821, PGH003
 
 # fmt: off
 # What every connector uses, whatever its broker. Each preset's own modules are listed in cookiecutter.json.

@@ -22,8 +22,10 @@ from cookiecutter.exceptions import FailedHookException
 QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
 PRESETS: list[str] = QUESTIONS["preset"]
 FILLED = [preset for preset in PRESETS if preset != "blank"]
+PACKAGE = "{{cookiecutter.package_name}}"
+CONTRACT_VERSION = (ROOT / PACKAGE / "src" / PACKAGE / "contract" / "VERSION").read_text(encoding="utf-8").strip()
 
-HEADING = re.compile(r"the contract, kept through (.*?) =+$", re.MULTILINE)
+HEADING = re.compile(r"the contract, version \S+, kept through (.*?) =+$", re.MULTILINE)
 REMARK = re.compile(r"^  \w+ +not applicable +.*\((.+)\)$", re.MULTILINE)
 
 HOSTILE = [
@@ -34,7 +36,7 @@ HOSTILE = [
     r"back\slashes \n \x41 \N{BULLET}",
     "{x} {} {0!r:>10} }}",
     "%s %(name)s %% 100%",
-    "Zoë Ångström, 北京, עברית \N{RABBIT FACE}",
+    "Zoë Ångström, 北京, Привет, עברית \N{RABBIT FACE}",
     "'; import os; os.mkdir('sentinel'); '",
     "# no comment <b>&amp;</b> [link](x) ~~ ** __",
     "long " * 100 + "name",
@@ -85,7 +87,9 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
         pytest.skip(missing[1])
     record_property("preset", (preset, server, held, excused, f"{time.monotonic() - started:.0f}"))
     assert ended.returncode == 0, output
-    assert result and held + excused == len(result), output
+    assert heading, output
+    assert result, output
+    assert held + excused == len(result), output
     assert len(REMARK.findall(output)) == excused, output
     for module in modules_beside(project, folder / "tox" / "py" / "bin" / "python"):
         with pytest.raises(FailedHookException):
@@ -138,11 +142,14 @@ def test_it_can_be_packaged(preset: str, folder: Path) -> None:
         assert (unpacked / path).is_file(), path
     question = f"""
 from importlib.metadata import entry_points, version
-import {package}
+from {package} import Connector, Settings
 (point,) = entry_points(group="deepstream.msg")
-assert point.load() is {package}.Connector
-assert version(point.dist.name) == {package}.Connector.version
-print(point.name, {package}.Connector.name)
+assert point.load() is Connector
+assert version(point.dist.name) == Connector.version
+assert Connector.Settings is Settings
+assert Connector.default_serialization == "json"
+assert Connector.contract_version == "{CONTRACT_VERSION}"
+print(point.name, Connector.name)
 """
     commands = [
         (*pip, "wheel", "--no-deps", "--wheel-dir", packages, source),
@@ -153,7 +160,8 @@ print(point.name, {package}.Connector.name)
         assert ended.returncode == 0, ended.stdout
     (wheel,) = packages.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert f"{package}/py.typed" in names and f"{package}/contract/link.py" in names
+    for name in ("py.typed", "contract/link.py", "contract/VERSION"):
+        assert f"{package}/{name}" in names
     assert not [name for name in names if name.startswith("tests")]
     for command in ((fresh / "bin" / "pip", *pip[3:], "install", wheel), (fresh / "bin" / "python", "-c", question)):
         ended = run(*command, cwd=folder)
@@ -201,6 +209,20 @@ def test_its_workflow_is_one(preset: str, tmp_path: Path) -> None:
         assert re.fullmatch(r"[a-z][a-z0-9./-]*:\d[\w.-]*", service["image"])  # by name and version
 
 
+def test_managed_files_that_were_edited_are_named(tools: Path, tmp_path: Path) -> None:
+    project = bake(tmp_path, preset="blank")
+    words = (tool(tools, "py", "python"), "-m", "pytest", "tests/contract/test_managed.py")
+    ended = run(*words, cwd=project, environment=FROM_SOURCE)
+    assert ended.returncode == 0, ended.stdout
+    edited = [f"src/{project.name}/contract/VERSION", f"src/{project.name}/contract/link.py", "tests/contract/nodes.py"]
+    for path in edited:
+        with (project / path).open("a", encoding="utf-8") as file:
+            file.write("\n# mine\n")
+    ended = run(*words, cwd=project, environment=FROM_SOURCE)
+    assert ended.returncode == 1, ended.stdout
+    assert f"edited or gone: {', '.join(edited)}." in ended.stdout
+
+
 def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path: Path) -> None:
     project = bake(tmp_path, preset="blank", package_name="deepstream_msg_redis")
     python = tool(tools, "py", "python")
@@ -208,7 +230,8 @@ def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path
     ended = run_pack(python, project)
     assert time.monotonic() - started < 15
     assert ended.returncode == 1, ended.stdout
-    assert "Traceback" not in ended.stdout and "Error:" not in ended.stdout
+    assert "Traceback" not in ended.stdout
+    assert "Error:" not in ended.stdout
     for name, file in places(project):
         line = line_of(file, name)
         assert f"  {file.relative_to(project)}:{line}  {name}\n" in ended.stdout
@@ -244,7 +267,8 @@ def test_each_blank_that_is_filled_in_turns_its_clauses_on(tools: Path, tmp_path
     assert "NotImplementedError" in form
     assert waiting == sorted(waiting, reverse=True), waiting
     assert len(waiting) - len(set(waiting)) <= 2, waiting  # the settings alone, and publishing alone, prove nothing
-    assert waiting[-1] == 0 and set(verdicts(ended.stdout).values()) == {"holds"}, ended.stdout
+    assert waiting[-1] == 0
+    assert set(verdicts(ended.stdout).values()) == {"holds"}, ended.stdout
 
 
 def run_pack(python: Path, project: Path) -> Any:
@@ -269,7 +293,7 @@ def with_blanks(module: str, names: list[str]) -> str:
     """Return a module in which the bodies of these functions raise `NotImplementedError`."""
     tree = ast.parse(module)
     for node in ast.walk(tree):
-        if isinstance(node, ast.AsyncFunctionDef) and node.name in names:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name in names:
             node.body = ast.parse("raise NotImplementedError").body
     return ast.unparse(tree)
 

@@ -90,6 +90,9 @@ def test_a_newer_contract_comes_past_an_edited_transport(
         arrived = project / str(path).replace("{{cookiecutter.package_name}}", "my_connector")
         assert arrived.read_text(encoding="utf-8") == content
     assert not (project / "src" / "my_connector" / "contract" / "escaping.py").exists()
+    managed = (project / "tests" / "contract" / "managed.txt").read_text(encoding="utf-8")
+    assert "my_connector/contract/newer.py" in managed
+    assert "escaping.py" not in managed
     assert transport.read_text(encoding="utf-8") == edited
     assert not [*project.rglob("*.rej"), *project.rglob("*.orig")]
     assert "<<<<<<<" not in "".join(file.read_text(encoding="utf-8") for file in project.rglob("*.py"))

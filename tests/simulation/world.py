@@ -30,7 +30,11 @@ class World:
         self.shape = shape
         self.loop = loop
         self.began = loop.time()
-        self.model = Model(loop, beginnings=subject.is_second and shape.control and not shape.retention, publish_timeout=shape.publish_timeout)
+        self.model = Model(
+            loop,
+            beginnings=subject.is_second and shape.control and not shape.retention,
+            publish_timeout=shape.publish_timeout,
+        )
         self.broker = Broker(
             loop,
             random.Random(f"{shape.kind}/{plan.seed}/net"),

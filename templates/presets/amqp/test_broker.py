@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiormq
@@ -148,22 +148,14 @@ async def test_a_broker_that_is_short_of_memory_is_not_gone(own: Broker, node: M
     assert [len(each.readies.items) for each in (publisher, subscriber)] == [1, 1]
 
 
-@pytest.mark.clause("L1", "L3")
-async def test_tls_with_a_certificate_of_the_client(
-    node: MakeNode, given: Settings, topic: str, tmp_path: Path
-) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", *words, "-out", cert, "-keyout", key]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
-    context.load_cert_chain(cert, key)
-    context.verify_mode = ssl.CERT_REQUIRED
-    address = given.url.get_secret_value().rpartition("@")[2].partition("/")[0]
+def way_to(broker: Settings, ways: list[asyncio.Event]) -> Callable[..., Awaitable[None]]:
+    """Return a server's handler that forwards to the broker; each connection flows while its one of the `ways` is set."""
+    address = broker.url.get_secret_value().rpartition("@")[2].partition("/")[0]
 
-    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def forward(way: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
+                await way.wait()
                 writer.write(data)
                 await writer.drain()
         except OSError:
@@ -172,10 +164,42 @@ async def test_tls_with_a_certificate_of_the_client(
             writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ways.append(way := asyncio.Event())
+        way.set()
         far_reader, far_writer = await asyncio.open_connection(*address.split(":"))
-        await asyncio.gather(forward(reader, far_writer), forward(far_reader, writer))
+        await asyncio.gather(forward(way, reader, far_writer), forward(way, far_reader, writer))
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+    return serve
+
+
+@pytest.mark.clause("R1")
+@pytest.mark.parametrize("index", [0, 1], ids=["sending", "receiving"])
+async def test_the_silence_of_one_connection_is_noticed_by_its_ping(
+    given: Settings, node: MakeNode, index: int
+) -> None:
+    ways: list[asyncio.Event] = []
+    async with await asyncio.start_server(way_to(given, ways), "127.0.0.1", 0) as server:
+        url = f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        one: Node = await node(url=url, noisy=True)
+        ways[index].clear()
+        assert "TimeoutError" in str(await one.error(contract.ConnectionLostError))
+        await one.until_ready(2)
+        await one.close()
+        ways[index].set()
+
+
+@pytest.mark.clause("L1", "L3")
+async def test_tls_with_a_certificate_of_the_client(
+    node: MakeNode, given: Settings, topic: str, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", *words, "-out", str(cert), "-keyout", str(key)]
+    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
+    context.load_cert_chain(cert, key)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with await asyncio.start_server(way_to(given, []), "127.0.0.1", 0, ssl=context) as server:
         url = f"amqps://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}"
         one: Node = await node(url=url, ca_file=cert, cert_file=cert, key_file=key)
         await one.publish(topic, "by TLS")

@@ -13,8 +13,6 @@ from .settings import Settings
 
 LONGEST_KEY = 255
 REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
-"""What a user may meet that may not enter."""
-
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
 
 
@@ -42,8 +40,7 @@ class BrokerTransport(Transport[Settings]):
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._binding: AbstractChannel | None = None
         self._turn = asyncio.Lock()
-        url = settings.client_url()
-        self._sending, self._receiving = self._connections = Connection(url), Connection(url)
+        self._sending, self._receiving = self._connections = tuple(Connection(settings.client_url()) for _ in range(2))
         for connection in self._connections:
             await connection.connect()
             connection.closing.add_done_callback(self._lost)
@@ -77,32 +74,24 @@ class BrokerTransport(Transport[Settings]):
     async def subscribe(self, topic: str) -> None:
         key = escape(topic, longest=LONGEST_KEY)
         self._topics[key] = topic
-        async with self._turn:
-            try:
-                await (await self._binder()).queue_bind(self._queue, self.settings.exchange, key)
-            except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
-                raise SubscribeRefusedError(str(refusal)) from refusal
+        try:
+            await asyncio.shield(self._in_turn("queue_bind", key))
+        except (aiormq.ChannelAccessRefused, aiormq.ChannelNotFoundEntity) as refusal:
+            raise SubscribeRefusedError(str(refusal)) from refusal
 
     async def unsubscribe(self, topic: str) -> None:
         key = escape(topic, longest=LONGEST_KEY)
-        async with self._turn:
-            await (await self._binder()).queue_unbind(self._queue, self.settings.exchange, key)
+        await asyncio.shield(self._in_turn("queue_unbind", key))
         await self._inlet.basic_qos()
         self._topics.pop(key, None)
 
     async def ping(self) -> None:
-        """Ask on both connections; one that a broker short of memory leaves unread has its heartbeats only."""
+        """Ask on both connections, but not on one that a broker short of memory does not read: it has heartbeats."""
         await self._inlet.basic_qos()
-        if await self._sending.is_blocked():
-            return
-        try:
-            async with asyncio.timeout(self.settings.heartbeat / 2):
-                channel = self._idle.pop() if self._idle else await self._sending.channel()
-                await channel.basic_qos()
+        if not await self._sending.is_blocked():
+            channel = self._idle.pop() if self._idle else await self._sending.channel()
+            await channel.basic_qos()
             self._idle.append(channel)
-        except TimeoutError:
-            if not await self._sending.is_blocked():
-                raise
 
     async def close(self) -> None:
         closing = [asyncio.ensure_future(connection.close()) for connection in self._connections]
@@ -111,6 +100,11 @@ class BrokerTransport(Transport[Settings]):
             for connection in self._connections:
                 connection.abort()
             await asyncio.wait(closing)
+
+    async def _in_turn(self, method: str, key: str) -> None:
+        """Bind or unbind; not to be cancelled, since that costs the channel, and on another the next may overtake it."""
+        async with self._turn:
+            await getattr(await self._binder(), method)(self._queue, self.settings.exchange, key)
 
     async def _binder(self) -> AbstractChannel:
         """Return the channel for what the broker may refuse, which costs the channel; the queue's is another."""

@@ -67,7 +67,8 @@ class BrokerTransport(Transport[Settings]):
 
     @in_thread
     def unsubscribe(self, answer: Answer, topic: str) -> None:
-        if link := self._inlets.pop(topic, None):
+        self._inlets.pop(topic, None)
+        if link := next((each for each in self._links.values() if each.is_receiver and each.topic == topic), None):
             link.asked = [answer]
             (link.session if self.settings.server == "rabbitmq" else link).close()
         else:

@@ -160,7 +160,7 @@ async def test_what_the_broker_drops_for_a_slow_subscriber_arrives_later(
     await proxy.start()
     publisher: Node = await node(url=server.url, publish_timeout=60)
     url = f"mqtt://127.0.0.1:{proxy.port}"
-    subscriber: Node = await node(url=url, noisy=True, heartbeat=2 * PATIENCE)
+    subscriber: Node = await node(url=url, noisy=True, heartbeat=PATIENCE / 4)
     mailbox, sent = Log(), 100
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")

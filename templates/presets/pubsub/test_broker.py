@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from .contract.nodes import PATIENCE, Log, Node, Wire, patience
 from .contract.plugin import MakeHost, MakeNode, Serve
 from .contract.proxy import Proxy
+from .contract.test_recovery import balance
 from .subject import Settings, contract
 
 ONCE: dict[str, Any] = {"retry": None, "timeout": PATIENCE}
@@ -127,6 +128,12 @@ async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node
     await subscriber.subscribe("a", mailbox)
     await publisher.publish("a", "in")
     assert await mailbox.count(1) == ["in"]
+
+
+@pytest.mark.clause("R1", "R2", "R4")
+async def test_cuts_leave_an_exact_balance(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60, url=through) for _ in range(3)]
+    await balance(nodes, topic, proxy.cut, 5)
 
 
 @pytest.mark.clause("R2", "R4")

@@ -91,10 +91,10 @@ async def until_down(node: Node, times: int) -> None:
 
 async def pings(node: SpiedNode, count: int) -> None:
     """Return when a node has begun so many further pings: a clock that ticks three times a heartbeat or so."""
-    goal = node.called("ping") + count
-    async with patience(f"{count} pings"):
-        while node.called("ping") < goal:
-            await asyncio.sleep(0.01)
+    for goal in range(node.called("ping") + 1, node.called("ping") + count + 1):
+        async with patience("a ping"):
+            while node.called("ping") < goal:
+                await asyncio.sleep(0.01)
 
 
 class InstantNode(SpiedNode):

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from ..broker import Broker
-from ..subject import Connector, Settings
+from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
 from .blanks import TEST_URL
 from .nodes import Host, Node, Wire, patience
@@ -109,6 +109,8 @@ def given(request: pytest.FixtureRequest) -> Settings:
         settings = altered(request.getfixturevalue("settings"), url=Elsewhere.url)
     else:
         settings = Settings(url=SecretStr(Elsewhere.url))
+    if not (blanks.is_written("publish") and blanks.is_written("subscribe")):
+        BrokerTransport.keeps_messages = True  # so that nodes do without the control topic as long as they have to
     if blanks.is_written("connect"):
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, try_to_connect(altered(settings, **FAST))).result()

@@ -76,7 +76,7 @@ async def test_a_child_of_a_connected_process_is_told_what_to_use(node: MakeNode
     await other.subscribe(topic, mailbox)
     (child,) = await run_forked(given, "connected", topic, lambda: mailbox.count(1))
     assert child["told"].startswith("RuntimeError")
-    assert "process" in child["told"]
+    assert "forked" in child["told"]
     assert "BlockingConnector" in child["told"]
     assert mailbox.items == ["from the parent"]
 
@@ -208,8 +208,8 @@ async def test_start_comes_before_the_broker(node: MakeNode, proxy: Proxy, throu
     subscribing = asyncio.ensure_future(connector.subscribe(topic, mailbox))
     connecting = asyncio.ensure_future(connector.connect())
     error = await connector.error(contract.ReconnectError)
-    assert not error.refused
-    assert not any(each.done() for each in (publishing, subscribing, connecting))
+    assert error.refused is False
+    assert not any(call.done() for call in (publishing, subscribing, connecting))
     assert (connector.readies.items, connector.stats()["pending"]) == ([], 2)
     await proxy.heal()
     async with patience("the first connection"):

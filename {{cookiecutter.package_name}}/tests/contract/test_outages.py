@@ -104,7 +104,7 @@ async def test_a_loop_that_its_host_has_blocked_is_not_held_against_the_broker(n
     await subscriber.subscribe(topic, mailbox)
     for number in range(1000):
         publisher.publish_nowait(f"{topic}-{number % 10}" if number else topic, number, outcomes)
-    time.sleep(0.5)  # noqa: ASYNC251 - the host blocks its loop
+    time.sleep(0.5)  # noqa: ASYNC251
     publisher.publish_nowait(topic, "end", outcomes)
     await outcomes.count(1001)
     assert set(outcomes.items) == {None}

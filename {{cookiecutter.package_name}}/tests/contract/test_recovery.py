@@ -112,11 +112,11 @@ async def test_attempts_come_more_and_more_slowly_and_not_in_step(node: MakeNode
     await proxy.cut()
     gaps = []
     for log in logs:
-        times = await log.count(7)
+        times = await log.count(10)
         gaps.append([later - earlier for earlier, later in pairwise(times)])
         assert min(gaps[-1][3:]) >= 0.24 / 2
         assert min(gaps[-1]) >= 0.06 / 2
-    assert [round(gap, 3) for gap in gaps[0]] != [round(gap, 3) for gap in gaps[1]]
+    assert min(gap for each in gaps for gap in each[3:]) < 0.23, "pauses have no jitter"
     for connector in connectors:
         connector.trouble.clear()
         await connector.until_ready(2)
@@ -521,7 +521,7 @@ async def test_the_number_that_is_told_leaves_out_what_is_still_being_sent(
     await publisher.publish(clock, "tick")
     await wire.payloads.until(lambda payloads: len(numbers_told(payloads, clock)) >= 2, "the clock's number, twice")
     told = numbers_told(wire.payloads.items, topic)
-    assert set(told) == set() if BrokerTransport.keeps_messages else {1}
+    assert set(told) == (set() if BrokerTransport.keeps_messages else {1})
     gate.set()
     await waiting
     assert await mailbox.count(2) == [1, 2]

@@ -67,12 +67,25 @@ Effect = Delivery | Loss | Bogus
 class Stream:
     """The messages of one sender on one topic."""
 
-    __slots__ = ("answers", "checked", "due", "first_heard", "gap", "heard", "is_deaf", "last", "sender")
+    __slots__ = (
+        "answers",
+        "checked",
+        "due",
+        "first_heard",
+        "gap",
+        "heard",
+        "is_deaf",
+        "last",
+        "sender",
+        "skipped_from",
+    )
 
     def __init__(self, sender: bytes, due: int | None, answers: bool, now: float) -> None:
         self.sender = sender
         self.due = due
         """The number of the next message; None until it is known where the sender's messages begin for us."""
+        self.skipped_from: int | None = None
+        """The number that was due when numbers were skipped the last time, if the sender could not be asked."""
         self.last: int | None = None
         """The number of the last frame that came in order."""
         self.answers = answers
@@ -432,6 +445,10 @@ class Receiver:
         if end <= due:
             if is_again:
                 return []
+            if frame.number == stream.skipped_from and not self._may_ask(stream):
+                # What was skipped comes after all, so another has forged the frame that skipped it.
+                stream.due, stream.last, stream.skipped_from = end, frame.number, None
+                return [Delivery(known.name, frame, 0, now)]
             if gap and gap.is_check:
                 return self._hold(gap, frame, now)
             if frame.number != stream.last and gap is None and self._check(known, stream, now):
@@ -449,6 +466,7 @@ class Receiver:
 
     def _jump(self, known: Topic, stream: Stream, base: int, number: int) -> list[Effect]:
         """Count what was skipped by a sender that cannot be asked; what is below its base never was."""
+        stream.skipped_from = stream.due
         due = max(stream.due or 0, base)
         stream.due = max(due, number)
         return [Loss(known.name, stream.sender, number - due)] if number > due else []

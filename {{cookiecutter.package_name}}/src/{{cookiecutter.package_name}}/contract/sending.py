@@ -423,7 +423,7 @@ class Sender:
         start = min(max(question.first, lane.base), lane.reached)
         if question.age is not None:
             start = max(start, lane.owed_since(now - question.age / 1_000_000))
-        kept = max((kept.number for kept in self._first_kept(lane, start)), default=lane.reached)
+        kept = next((kept.number for kept in self._kept(lane, start)), lane.reached)
         self._reschedule(lane, now)
         lane.replies = [*(lane.replies or ())[-REPLIES:], Reply(question.id, start, max(start, kept))]
         if start < lane.reached and (lane.repair_at is None or start < lane.repair_at):
@@ -431,11 +431,6 @@ class Sender:
             lane.repair_left = CHUNK
             lane.is_repair_next = True
         return lane
-
-    def _first_kept(self, lane: Lane, number: int) -> Iterator[Kept]:
-        for kept in self._kept(lane, number):
-            yield kept
-            return
 
     def _kept(self, lane: Lane, number: int) -> Iterator[Kept]:
         """Return the frames in the history that the broker takes, from the one with message `number`."""

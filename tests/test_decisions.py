@@ -1,0 +1,283 @@
+"""Decisions about numbers that random runs come to seldom, or that others make good: each by itself."""
+
+from typing import Any
+
+import pytest
+from pure import load
+from test_model import FULL, answer, ask, frame, origin, receiver, send, sender
+
+NODE = origin(1)
+WIRE = FULL.wire
+REFUSED = FULL.sending.PublishRefusedError("no")
+
+
+def several(number: int, count: int, kind: int = WIRE.MESSAGES, base: int = 0) -> Any:
+    """Make a frame of `count` messages."""
+    body = b"[%b]" % b",".join([b"1"] * count)
+    if kind == WIRE.AGAIN:
+        body = WIRE.pack_again([WIRE.Run(count, 0)], body)
+    return WIRE.unpack(WIRE.pack(1, kind, NODE, number, base, count, WIRE.ANSWERS, body))
+
+
+def question(node: Any, first: int, age: int | None = None) -> Any:
+    return WIRE.Question(node.id, "t", first, age, 1)
+
+
+def next_frame(node: Any, lane: Any, now: float = 9.0) -> Any:
+    """Have the next frame of a lane accepted; return it."""
+    payload, _ = node.load(lane, now)
+    node.landed(lane, None, now)
+    return WIRE.unpack(payload)
+
+
+def replies(node: Any, lane: Any) -> list[Any]:
+    return list(WIRE.unpack_answer(next_frame(node, lane)).replies)
+
+
+def told(ear: Any, number: int, now: float) -> list[Any]:
+    return list(ear.told(NODE, [WIRE.Count("t", 0, number, number, 0)], True, now))
+
+
+def numbers(effects: list[Any]) -> list[tuple[int, int]]:
+    """Return number and skip of each frame that is delivered."""
+    return [(effect.frame.number, effect.skip) for effect in effects]
+
+
+def test_what_is_held_is_not_sent() -> None:
+    node = sender()
+    node.is_held = True
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    assert not node.is_sendable(lane)
+    assert node.load(lane, 0.0) == (None, [])
+
+
+def test_what_failed_is_not_accepted() -> None:
+    node = sender()
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    assert not node.landed(lane, OSError("trouble"), 1.0)
+    assert (node.pending, node.count(lane, 1.0).number) == (1, 0)
+
+
+def test_what_was_refused_together_is_sent_one_by_one() -> None:
+    node = sender()
+    for _ in range(3):
+        lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    assert not node.landed(lane, REFUSED, 1.0)
+    assert [next_frame(node, lane).count for _ in range(3)] == [1, 1, 1]
+    assert node.pending == 0
+
+
+def test_what_may_have_arrived_is_not_said_to_be_refused() -> None:
+    node = sender()
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    node.pause(1.0)
+    node.resume(None, 2.0)
+    node.load(lane, 2.0)
+    [outcome] = node.landed(lane, REFUSED, 3.0)
+    assert outcome.verdict.name == "UNCONFIRMED"
+    assert send(node, "t", 4.0).number == 1
+
+
+def test_what_may_have_arrived_keeps_its_number_when_it_has_become_too_large() -> None:
+    node = sender()
+    lane = node.add("t", b'"' + b"x" * 5000 + b'"', 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    node.pause(1.0)
+    node.resume(1000, 2.0)
+    node.add("t", b"1", 2.0, 7.0, None)
+    payload, [outcome] = node.load(lane, 2.0)
+    assert (outcome.verdict.name, WIRE.unpack(payload).number) == ("TOO_LARGE", 1)
+
+
+def test_the_numbers_of_a_frame_that_was_taken_apart_count_as_given() -> None:
+    node = sender()
+    for _ in range(2):
+        lane = node.add("t", b'"' + b"x" * 500 + b'"', 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    node.pause(1.0)
+    node.resume(1000, 2.0)
+    assert (lane.number, lane.next_given) == (0, 2)
+
+
+def test_a_message_is_settled_once_also_when_its_frame_is_accepted_later() -> None:
+    node = sender()
+    for deadline in (1.0, 5.0):
+        lane = node.add("t", b"1", 0.0, deadline, deadline)
+    node.load(lane, 0.0)
+    early = node.due(2.0).outcomes
+    late = node.landed(lane, None, 3.0)
+    assert [[message.receipt for message in outcome.messages] for outcome in (*early, *late)] == [[1.0], [5.0]]
+    assert (node.pending, node.bytes) == (0, 0)
+
+
+def test_a_frame_of_which_all_is_given_up_is_not_waited_for() -> None:
+    node = sender()
+    for deadline in (1.0, 2.0):
+        lane = node.add("t", b"1", 0.0, deadline, None)
+    node.load(lane, 0.0)
+    assert [node.due(now).given_up for now in (1.5, 2.5)] == [[], [lane]]
+    assert not node.landed(lane, None, 3.0)
+
+
+def test_an_answer_says_what_the_history_still_has() -> None:
+    node = sender(history=100)
+    for now in range(10):
+        send(node, "t", float(now), b'"' + b"x" * 20 + b'"')
+    [reply] = replies(node, node.asked(question(node, 0), 9.0))
+    assert (reply.start, reply.kept) == (0, 7)
+
+
+def test_what_is_on_its_way_is_owed_to_who_was_there_when_it_was_sent() -> None:
+    node = sender()
+    lane = node.add("t", b"1", 5.0, 15.0, None)
+    node.load(lane, 5.0)
+    assert (lane.owed_since(4.0), lane.owed_since(6.0)) == (0, 1)
+
+
+def test_repairs_come_a_chunk_at_a_time_and_take_turns_with_messages() -> None:
+    node = sender(history=10_000_000)
+    large = b'"' + b"x" * 200_000 + b'"'
+    for now in range(10):
+        send(node, "t", float(now), large)
+    lane = node.asked(question(node, 0), 9.0)
+    for _ in range(3):
+        node.add("t", large, 9.0, 20.0, None)
+    frames = []
+    while node.is_sendable(lane):
+        frames.append(next_frame(node, lane))
+    kinds = [each.kind for each in frames]
+    assert kinds[:5] == [WIRE.ANSWER, WIRE.MESSAGES, WIRE.AGAIN, WIRE.MESSAGES, WIRE.AGAIN]
+    assert kinds.count(WIRE.AGAIN) == FULL.sending.CHUNK
+    assert kinds.count(WIRE.ANSWER) == 2, "the end of the chunk is told"
+
+
+def test_what_is_sent_again_is_for_those_who_know_the_sender() -> None:
+    ear = receiver()
+    again = several(0, 1, WIRE.AGAIN)
+    assert not ear.wants("t", again)
+    assert not ear.take("t", again, 0.0)
+    ear.take("t", frame(NODE, 0), 0.0)
+    ear.take("t", frame(NODE, 2), 0.0)
+    assert ear.wants("t", several(1, 1, WIRE.AGAIN))
+    assert not ear.wants("t", again)
+
+
+def test_what_is_held_is_delivered_in_order_as_soon_as_its_turn_has_come() -> None:
+    ear = receiver()
+    for number in (0, 4, 2):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert numbers(ear.take("t", frame(NODE, 1), 1.0)) == [(1, 0), (2, 0)]
+    assert numbers(ear.take("t", frame(NODE, 3), 1.0)) == [(3, 0), (4, 0)]
+
+
+def test_of_frames_that_overlap_each_message_is_delivered_once() -> None:
+    ear = receiver()
+    ear.take("t", several(0, 2), 0.0)
+    assert numbers(ear.take("t", several(1, 2), 0.0)) == [(1, 1)]
+    ear.take("t", several(4, 2), 0.0)
+    assert numbers(ear.take("t", several(3, 2, WIRE.AGAIN), 0.0)) == [(3, 0), (4, 1)]
+
+
+def test_what_an_answer_has_no_more_is_lost_at_once() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    [gap], _ = ear.due(0.5)
+    ear.ask(gap, 7, 0.5)
+    loss, delivery = answer(ear, NODE, 6, 6, (7, 1, 5))
+    assert (loss.count, delivery.frame.number) == (4, 5)
+
+
+def test_a_question_about_later_messages_is_not_ours() -> None:
+    ear = receiver()
+    for number in (0, 9):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.overheard(WIRE.Question(NODE, "t", 3, None, 7), 0.5)
+    [gap] = ear.due(1.0)[0]
+    assert not gap.asked
+
+
+def test_a_higher_number_that_is_told_makes_a_gap_longer() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert not told(ear, 3, 1.0) + told(ear, 6, 1.0)
+    assert [effect.count for effect in ask(ear, 200.0)] == [5]
+
+
+def test_a_lower_number_that_is_told_is_asked_about() -> None:
+    ear = receiver()
+    for number in (0, 1, 2):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert not told(ear, 2, 1.0)
+    assert len(ear.due(2.0)[0]) == 1
+
+
+def test_what_is_below_the_base_was_never_sent() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", frame(NODE, 0), 0.0)
+    loss, _ = ear.take("t", several(10, 1, base=8), 1.0)
+    assert loss.count == 2
+
+
+def test_the_times_of_frames_that_were_overwritten_are_thinned_out() -> None:
+    few = load("pure_thinned", history={"THINNED": 10})
+    history, trail = few.history.History(100), few.history.Trail()
+    for number in range(1000):
+        history.add(trail, number, 1, float(number), b"x" * 10)
+    assert trail.length < 40
+    assert [kept.number for kept in history.read(trail, 0)] == [995, 996, 997, 998, 999]
+
+
+def claim(**changes: int) -> Any:
+    """Make a control frame with a number."""
+    values = {"base": 1, "number": 2, "given": 3, "quiet": 0, **changes}
+    return WIRE.Control(counts=[WIRE.Count("t", **values)])
+
+
+def doubt(target: bytes = NODE, first: int = 0, age: int | None = None) -> Any:
+    """Make a control frame with a question."""
+    return WIRE.Control(questions=[WIRE.Question(target, "t", first, age, 1)])
+
+
+def reply(start: int, kept: int) -> Any:
+    return WIRE.Answer([WIRE.Reply(1, start, kept)], 5, goes_on=False)
+
+
+def unpack(kind: int, body: bytes, count: int = 0) -> Any:
+    """Read a frame of the number 5."""
+    read = {WIRE.AGAIN: WIRE.unpack_again, WIRE.ANSWER: WIRE.unpack_answer, WIRE.CONTROL: WIRE.unpack_control}[kind]
+    return read(WIRE.unpack(WIRE.pack(1, kind, NODE, 5, 0, count, 0, body)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        *((WIRE.CONTROL, claim(**change)) for change in ({"base": 3}, {"given": 1}, {"quiet": -1}, {"base": -1})),
+        *((WIRE.CONTROL, doubt(**change)) for change in ({"target": b"short"}, {"first": -1}, {"age": -1})),
+        *((WIRE.ANSWER, reply(*numbers)) for numbers in ((3, 2), (2, 6), (-1, 2))),
+    ],
+)
+def test_what_no_node_can_say_is_refused(kind: int, word: Any) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        unpack(kind, WIRE.pack_body(word))
+
+
+@pytest.mark.parametrize(("runs", "count"), [([1, 1], 3), ([], 1), ([0], 0)])
+def test_ages_fit_their_messages(runs: list[int], count: int) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        unpack(WIRE.AGAIN, WIRE.pack_again([WIRE.Run(each, 0) for each in runs], b"[1,1]"), count)
+
+
+def test_what_any_node_can_say_is_read() -> None:
+    for kind, word in ((WIRE.CONTROL, claim()), (WIRE.CONTROL, doubt(age=0)), (WIRE.ANSWER, reply(2, 5))):
+        assert unpack(kind, WIRE.pack_body(word)) == word
+
+
+def test_only_a_frame_of_this_version_is_an_own_one() -> None:
+    payload = WIRE.pack(1, WIRE.MESSAGES, NODE, 0, 0, 1, 0, b"[1]")
+    assert WIRE.is_from(NODE, payload)
+    assert not WIRE.is_from(NODE, bytes([WIRE.VERSION + 1]) + payload[1:])
