@@ -262,6 +262,8 @@ class Link(Generic[S]):
             share = (ends - time()) / (len(hosts) - tried)
             if share <= 0 and failures:
                 break
+            if len(hosts) > 1:  # for a client that looks at the clock itself
+                host = host.model_copy(update={"connect_timeout": share})
             try:
                 return await self._establish(host, share), settings
             except Exception as error:
