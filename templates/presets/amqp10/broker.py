@@ -23,7 +23,7 @@ On RabbitMQ, whose plugin breaks the connection to refuse a subscription, `limit
 LARGEST = 2_000_000
 """What RabbitMQ takes, in bytes."""
 
-SILENCE = 4
+SILENCE = 8
 """Seconds after which Artemis lets go of who is silent."""
 
 HEADER = b"AMQP\x03\x01\x00\x00"

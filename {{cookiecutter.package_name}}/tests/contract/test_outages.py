@@ -203,6 +203,25 @@ async def test_dead_and_silent_hosts_block_no_other(node: MakeNode, given: Setti
     assert proxy.accepted > 0
 
 
+@pytest.mark.clause("R8")
+async def test_the_next_attempt_begins_with_the_next_host(node: MakeNode, given: Settings) -> None:
+    if BrokerTransport.takes_all_hosts:
+        pytest.skip("not applicable: the client itself handles several hosts")
+    ports = [free_port(), free_port()]
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    url = given.url.get_secret_value().replace(",".join(map(str, given.address.hosts)), hosts, 1)
+    connector: SpiedNode = await node(SpiedNode, connect=False, noisy=True, url=url)
+    tried = Log()
+
+    async def fail(transport: Any, _: object) -> None:
+        tried(transport.settings.targets()[0].port)
+        raise OSError("nobody is there")
+
+    connector.trouble["connect"] = fail
+    connector.start()
+    assert (await tried.count(4))[:4] == [*ports, *reversed(ports)]
+
+
 @pytest.mark.clause("L4")
 @pytest.mark.parametrize("is_first", [False, True], ids=["let in, then closed", "closed, then let in"])
 async def test_close_while_a_reconnection_is_about_to_succeed(
@@ -269,6 +288,25 @@ async def test_a_subscribe_that_timed_out_leaves_nothing(
     await mailbox.before("end")
     assert topic not in arrived.items
     assert connector.is_ready
+
+
+@pytest.mark.clause("M4")
+async def test_an_unsubscribe_that_failed_is_tried_again(node: MakeNode, topic: str) -> None:
+    connector: SpiedNode = await node(SpiedNode)
+    listener, failures = Log(), Log()
+
+    async def fail_once(*_: object) -> None:
+        if not failures.items:
+            failures()
+            raise OSError("not now")
+
+    connector.trouble["unsubscribe"] = fail_once
+    await connector.subscribe(topic, listener)
+    with pytest.raises(contract.UnsubscribeError, match="not now"):
+        await connector.unsubscribe(topic, listener)
+    async with patience("the end of the subscription"):
+        while connector.called("unsubscribe", topic) < 2:
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.clause("E2")

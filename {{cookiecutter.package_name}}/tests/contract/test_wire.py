@@ -56,6 +56,7 @@ BOGUS = {
     "no messages": forged(uuid4().bytes, 0, b"[]", count=0),
     "an unknown serialisation": forged(uuid4().bytes, 0, code=99),
     "an unknown kind": forged(uuid4().bytes, 0, kind=99),
+    "no kind": forged(uuid4().bytes, 0, kind=0),
     "a base above its number": forged(uuid4().bytes, 5, base=6),
     "an impossible number": forged(uuid4().bytes, 2**63),
     "no answer": forged(uuid4().bytes, 0, b"nonsense", kind=wire_format.ANSWER),

@@ -110,10 +110,9 @@ class Topic:
 
 
 class Asked(NamedTuple):
-    """A question: when it was asked, whether by us, and which number was due then."""
+    """A question: when it was asked, by us or by another node, and which number was due then."""
 
     time: float
-    is_own: bool
     due: int
 
 
@@ -269,7 +268,7 @@ class Receiver:
         effects: list[Effect] = []
         for reply in answer.replies:
             asked = gap.asked.get(reply.question)
-            if asked is None or (gap.is_beginning and not asked.is_own):
+            if asked is None:
                 continue
             stream.answers, stream.is_deaf = True, False
             gap.since, gap.was_overheard = now, False
@@ -296,7 +295,7 @@ class Receiver:
             return
         if question.first > stream.due or question.age is not None:
             return
-        self._remember(gap, question.id, now, is_own=False)
+        self._remember(gap, question.id, now)
         if not gap.was_overheard:
             gap.was_overheard = True
             gap.ask_at = max(gap.ask_at, now + self._quarter)
@@ -341,7 +340,7 @@ class Receiver:
         """Return the question for what is missing."""
         gap.tries += gap.is_heard
         gap.is_heard = gap.was_overheard = False
-        self._remember(gap, question, now, is_own=True)
+        self._remember(gap, question, now)
         self._ask_at(gap, now + self._quarter)
         age = int((now - gap.topic.since) * 1_000_000) if gap.is_beginning else None
         return Question(gap.stream.sender, gap.topic.name, gap.stream.due or 0, age, question)
@@ -573,8 +572,8 @@ class Receiver:
             stream.is_deaf = True
         return self._advance(gap, gap.until)
 
-    def _remember(self, gap: Gap, question: int, now: float, is_own: bool) -> None:
-        gap.asked[question] = Asked(now, is_own, gap.stream.due or 0)
+    def _remember(self, gap: Gap, question: int, now: float) -> None:
+        gap.asked[question] = Asked(now, gap.stream.due or 0)
         if len(gap.asked) > OVERHEARD:
             del gap.asked[next(iter(gap.asked))]
 
