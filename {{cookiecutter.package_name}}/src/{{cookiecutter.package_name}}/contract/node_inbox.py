@@ -161,9 +161,10 @@ class NodeInbox:
         self.lost += loss.count
         self._report(
             MessagesLostError(
-                f"{loss.count} messages of node {loss.sender.hex()} on topic {loss.topic!r} did not arrive, and cannot be "
-                "had any more: a connection was lost, or the broker dropped them, and their sender is gone or no longer "
-                "has them (max_history_bytes). Fetch the state of that topic anew if it matters.",
+                f"{loss.count} messages of sender {loss.sender.hex()} on topic {loss.topic!r} were lost, and are not "
+                "available any more. Their sender is gone, gave them up after its publish_timeout, or no longer keeps them "
+                "(its max_history_bytes); or they are larger than this node takes (max_message_bytes); or one of the two "
+                "may not use the control topic. Fetch the state of that topic anew if it matters.",
                 topic=loss.topic,
                 node=loss.sender.hex(),
                 count=loss.count,

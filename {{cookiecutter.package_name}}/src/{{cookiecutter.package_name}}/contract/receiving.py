@@ -29,13 +29,13 @@ BEGINNINGS = 1024
 """How many gaps may be open when a newcomer is still asked for what it published before it was heard."""
 
 JITTER = 0.005
-"""Seconds before a question, at the most, in the hope to overhear another node's."""
+"""Seconds before a question, at the most, in the hope of overhearing another node's."""
 
 TRIES = 8
 """How many questions, a quarter of a heartbeat apart, may bring nothing, though their sender is heard."""
 
 OVERHEARD = 64
-"""How many questions are remembered of which an answer would do."""
+"""How many questions are remembered for a gap; an answer to any of them will do."""
 
 
 class Loss(NamedTuple):
@@ -325,7 +325,7 @@ class Receiver:
             gap.scheduled = inf
             if gap.ask_at > now:
                 self._ask_at(gap, gap.ask_at)
-            elif self._is_vain(gap, now):
+            elif self._is_hopeless(gap, now):
                 effects += self._give_up(gap)
             else:
                 asks.append(gap)
@@ -554,8 +554,8 @@ class Receiver:
             self._close(gap)
         return effects
 
-    def _is_vain(self, gap: Gap, now: float) -> bool:
-        """Tell whether no answer is to be hoped for."""
+    def _is_hopeless(self, gap: Gap, now: float) -> bool:
+        """Return whether to stop waiting for an answer."""
         if gap.left_at <= now or gap.tries >= TRIES:
             return True
         patience = 2 * self._heartbeat if gap.is_beginning or gap.is_check else self._patience

@@ -1,4 +1,4 @@
-"""What the nodes tell one another on the control topic: the tasks and timers around telling, asking and coming back."""
+"""The control topic: tasks and timers for telling numbers, asking for missing messages, and recovering after a loss."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from .wire import ANSWERS, Control, Count, Frame, Question, overhead
 logger = logging.getLogger(__name__.partition(".")[0])
 
 ANSWER_DELAY = 0.02
-"""Seconds before the numbers are told that others have asked for, at the most: so one answer serves many."""
+"""The longest delay, in seconds, before a node answers a request for its numbers, so that one answer serves many."""
 
 HOLD = 1.0
 """Seconds for which messages are held after a loss, at the most, until the other nodes are back."""
@@ -46,7 +46,8 @@ ENTRY_COST = 60
 """What an entry takes besides the name of its topic, in bytes."""
 
 LOSSES = 2
-"""How often in a row the broker may cut the connection when it is asked for the control topic, before that is a no."""
+"""How many times in a row the broker may drop the connection when we subscribe to the control topic, before that counts
+as a refusal."""
 
 
 class Repair(Generic[S]):
@@ -208,7 +209,7 @@ class Repair(Generic[S]):
             await waiter
 
     def changed(self) -> None:
-        """Take the news that something has arrived that was missing, or is missed."""
+        """Called when a missing message has arrived, or a new gap has been noticed."""
         self._receiver.has_changed = False
         waiters, self._settling = self._settling, []
         for waiter in waiters:
