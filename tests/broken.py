@@ -1270,7 +1270,7 @@ IN_THROUGHPUT = [
     ),
     broken("small messages cost nothing", "T3/small_messages", SENDING, "MESSAGE_COST = 256", "MESSAGE_COST = 0"),
     broken(
-        "what has left still counts", "T3/outbox", SENDING, "self.bytes -= len(message.data) + MESSAGE_COST", "pass"
+        "what has left still counts", "T3/outbox", SENDING, "self.bytes -= size + MESSAGE_COST * len(unsettled)", "pass"
     ),
     broken(
         "senders are never forgotten",
@@ -1502,8 +1502,8 @@ IN_NUMBERS = [
         "a message is settled twice",
         "model/settled_once",
         SENDING,
-        "[message for message in messages if not message.settled]",
-        "list(messages)",
+        "            if not message.settled:\n                message.settled = True",
+        "            if True:\n                message.settled = True",
     ),
     broken(
         "a frame is given up with its first message",

@@ -71,12 +71,14 @@ class Outbox(Generic[S]):
                 f"be more than max_outbox_bytes = {settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes are added "
                 "for each message). Publish more slowly, or raise the limit."
             )
-        now = self._time()
-        self._notice_block(now)
-        lane = sender.add(topic, data, now, now + settings.publish_timeout, settle)
-        if (look := now + settings.publish_timeout / LOOKS) < self._alarm_at:
+        now, timeout = self._time(), settings.publish_timeout
+        if now > self._expected:
+            self._notice_block(now)
+        lane = sender.add(topic, data, now, now + timeout, settle)
+        if (look := now + timeout / LOOKS) < self._alarm_at:
             self._set_alarm(look)
-        self.start(lane)
+        if lane not in self._calls:
+            self.start(lane)
 
     def start(self, lane: Lane) -> None:
         """Send what a lane has to send, unless a frame of it is on its way."""

@@ -256,9 +256,9 @@ class Sender:
         message = Message(data, deadline - self._blocked, receipt)
         if lane.waiting is None:
             lane.waiting = [message]
+            self.busy[lane] = None
         else:
             lane.waiting.append(message)
-        self.busy[lane] = None
         self.pending += 1
         self.bytes += len(data) + MESSAGE_COST
         if deadline < lane.scheduled:
@@ -558,11 +558,14 @@ class Sender:
     def _settled(
         self, lane: Lane, messages: list[Message], verdict: Verdict, why: BaseException | None = None
     ) -> Outcome:
-        unsettled = [message for message in messages if not message.settled]
-        for message in unsettled:
-            message.settled = True
-            self.bytes -= len(message.data) + MESSAGE_COST
+        unsettled, size = list[Message](), 0
+        for message in messages:
+            if not message.settled:
+                message.settled = True
+                size += len(message.data)
+                unsettled.append(message)
         self.pending -= len(unsettled)
+        self.bytes -= size + MESSAGE_COST * len(unsettled)
         return Outcome(lane.topic, unsettled, verdict, why)
 
     def _expire(self, lane: Lane, now: float, due: Due, most: int) -> int:
