@@ -257,7 +257,7 @@ async def test_tls_with_a_certificate_of_the_client(
 ) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=DNS:localhost"]
-    command = ["openssl", "req", *words, "-out", cert, "-keyout", key]
+    command: list[str | Path] = ["openssl", "req", *words, "-out", cert, "-keyout", key]
     await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
     context.load_cert_chain(cert, key)

@@ -200,6 +200,7 @@ async def test_too_many_bytes_are_dropped_like_too_many_messages_and_told_once(n
 
     await subscriber.subscribe(topic, slow)
     await subscriber.subscribe(topic, lambda message: quick(message[0]))
+    started = asyncio.get_running_loop().time()
     for number in range(60):
         await publisher.publish(topic, [number, "x" * 10_000])
         await quick.count(number + 1)
@@ -210,7 +211,7 @@ async def test_too_many_bytes_are_dropped_like_too_many_messages_and_told_once(n
     assert 5 <= kept <= 10
     await subscriber.close()
     assert sum_of(subscriber, contract.SlowListenerError) == 59 - kept
-    assert len(subscriber.errors.items) <= 2
+    assert len(subscriber.errors.items) <= 2 + asyncio.get_running_loop().time() - started  # one a second
     assert subscriber.errors.items[0].topic == topic
 
 

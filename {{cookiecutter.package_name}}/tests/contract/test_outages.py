@@ -102,6 +102,8 @@ async def test_a_loop_that_its_host_has_blocked_is_not_held_against_the_broker(n
     subscriber: Node = await node()
     mailbox, outcomes = Log(), Log()
     await subscriber.subscribe(topic, mailbox)
+    for number in range(10):
+        await subscriber.publish(f"{topic}-{number}", "makes the topic")
     for number in range(1000):
         publisher.publish_nowait(f"{topic}-{number % 10}" if number else topic, number, outcomes)
     time.sleep(0.5)  # noqa: ASYNC251

@@ -203,6 +203,9 @@ async def test_with_a_key_only_signed_frames_count(node: MakeNode, wire: Wire, t
     await mailbox.before("end elsewhere")
     arrived = await mailbox.before("end")
     assert [message for message in arrived if message != "end elsewhere"] == ["first", 0, 1, 2]
+    await subscriber.errors.until(
+        lambda _: sum_of(subscriber, contract.BadFrameError) >= len(bad) + 3, "all bad frames"
+    )
     await subscriber.close()
     told = [error for error in subscriber.errors.items if error.topic != subscriber.settings.control_topic]
     assert sum(error.count for error in told) == len(bad) + 3
