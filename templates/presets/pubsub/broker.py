@@ -40,6 +40,9 @@ def jars() -> list[str | Path]:
     return [f"{fetch(f'grpc-api-{version}', f'io.grpc:grpc-api:{version}:alone')}/*", jar] if version else [jar]
 
 
+UNASKED = "where the broker keeps messages, nobody is asked how far a sender has come: cluster_key keeps forged frames off"
+
+
 class Broker(Server):
     """An emulator; it keeps what a node has missed, but nothing over a restart."""
 
@@ -51,6 +54,8 @@ class Broker(Server):
         "test_all_that_was_published_meanwhile_arrives_in_order[mute]": UNORDERED,
         "test_a_storm_loses_nothing[0]": UNORDERED,
         "test_a_storm_loses_nothing[1]": UNORDERED,
+        "test_no_forged_frame_makes_later_messages_of_a_living_node_vanish": UNASKED,
+        "test_a_forged_run_of_the_next_numbers_is_seen_through": UNASKED,
     }
     projects = ""
     """Which projects there are, separated by commas; none: any."""

@@ -421,6 +421,8 @@ class MessageConnector(Generic[S]):
             await self._link.open()
         except BaseException:
             self._identity = self._node = None
+            self._memory.clear()
+            self._topic_memory.clear()
             raise
         finally:
             self._opening = None

@@ -78,6 +78,7 @@ class Stream:
         "last",
         "sender",
         "skipped_from",
+        "skipped_to",
     )
 
     def __init__(self, sender: bytes, due: int | None, answers: bool, now: float) -> None:
@@ -85,7 +86,8 @@ class Stream:
         self.due = due
         """The number of the next message; None until it is known where the sender's messages begin for us."""
         self.skipped_from: int | None = None
-        """The number that was due when numbers were skipped the last time, if the sender could not be asked."""
+        self.skipped_to: int | None = None
+        """The numbers that were due before and after a sender skipped some that could not be asked."""
         self.last: int | None = None
         """The number of the last frame that came in order."""
         self.answers = answers
@@ -460,14 +462,16 @@ class Receiver:
         if self._may_ask(stream):
             return self._hold(gap or self._open(known, stream, frame.number, now), frame, now)
         effects = self._jump(known, stream, frame.base, frame.number)
-        stream.due, stream.last = end, frame.number
+        stream.due = stream.skipped_to = end
+        stream.last = frame.number
         return [*effects, Delivery(known.name, frame, 0, now)]
 
     def _jump(self, known: Topic, stream: Stream, base: int, number: int) -> list[Effect]:
         """Count what was skipped by a sender that cannot be asked; what is below its base never was."""
-        stream.skipped_from = stream.due
+        if stream.due != stream.skipped_to:  # since the last time, frames have come in order
+            stream.skipped_from = stream.due
         due = max(stream.due or 0, base)
-        stream.due = max(due, number)
+        stream.due = stream.skipped_to = max(due, number)
         return [Loss(known.name, stream.sender, number - due)] if number > due else []
 
     def _check(self, known: Topic, stream: Stream, now: float) -> bool:
