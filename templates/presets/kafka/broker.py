@@ -21,7 +21,9 @@ def jars() -> Path:
     return fetch(f"kafka-{VERSION}", f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 
 
-UNASKED = "where the broker keeps messages, nobody is asked how far a sender has come: cluster_key keeps forged frames off"
+UNASKED = (
+    "where the broker keeps messages, nobody is asked how far a sender has come: cluster_key keeps forged frames off"
+)
 
 
 class Broker(Server):

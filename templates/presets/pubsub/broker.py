@@ -40,7 +40,9 @@ def jars() -> list[str | Path]:
     return [f"{fetch(f'grpc-api-{version}', f'io.grpc:grpc-api:{version}:alone')}/*", jar] if version else [jar]
 
 
-UNASKED = "where the broker keeps messages, nobody is asked how far a sender has come: cluster_key keeps forged frames off"
+UNASKED = (
+    "where the broker keeps messages, nobody is asked how far a sender has come: cluster_key keeps forged frames off"
+)
 
 
 class Broker(Server):
