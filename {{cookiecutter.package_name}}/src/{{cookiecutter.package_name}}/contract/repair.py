@@ -202,8 +202,8 @@ class Repair(Generic[S]):
             self._asking = self._loop.call_at(due, self._ask)
 
     async def settled(self, topic: str) -> None:
-        """Return when nothing is missing on a topic that may still come."""
-        while self._receiver.has_gaps(topic):
+        """Return when nothing is missing on a topic that may still come, as far as the others have said after a loss."""
+        while self._hold or self._receiver.has_gaps(topic):
             waiter = self._loop.create_future()
             self._settling.append(waiter)
             await waiter
@@ -262,6 +262,7 @@ class Repair(Generic[S]):
             self._hold.cancel()
             self._hold = None
         self.outbox.release()
+        self.changed()
 
     def _answer_numbers(self) -> None:
         self._answer = None
