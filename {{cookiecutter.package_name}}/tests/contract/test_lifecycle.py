@@ -228,9 +228,9 @@ async def test_a_loss_while_connecting_is_not_forgotten(node: MakeNode) -> None:
 async def test_close_delivers_what_was_accepted(node: MakeNode, topic: str) -> None:
     publisher, subscriber = await node(), await node()
     mailbox, outcomes = Log(), Log()
-    await subscriber.subscribe(topic, mailbox)
-    for number in range(500):
-        publisher.publish_nowait(topic, number, outcomes)
+    await subscriber.subscribe(topic, lambda message: mailbox(message[0]))
+    for number in range(500):  # which take several frames
+        publisher.publish_nowait(topic, [number, "x" * 5000], outcomes)
     await publisher.close()
     assert outcomes.items == [None] * 500
     assert await mailbox.count(500) == list(range(500))
