@@ -1626,6 +1626,20 @@ IN_NUMBERS = [
         "        if frame.number == due < end:\n",
     ),
     broken(
+        "a newcomer out of reach is given up after two heartbeats",
+        "model/out_of_reach",
+        RECEIVING,
+        "patience = 2 * self._heartbeat if gap.is_check else self._patience",
+        "patience = 2 * self._heartbeat if gap.is_check or gap.is_beginning else self._patience",
+    ),
+    broken(
+        "a newcomer that did not answer is not asked again",
+        "model/only_told_of",
+        RECEIVING,
+        "                self._remove(stream)\n                return []\n",
+        "                stream.due = gap.until\n",
+    ),
+    broken(
         "the beginning of a sender's count is no excuse",
         "model/below_the_base",
         RECEIVING,
@@ -1700,8 +1714,8 @@ IN_NUMBERS = [
         "the history has no limit",
         "model/history",
         HISTORY,
-        "self._ring = bytearray(self._limit)",
-        "self._ring = bytearray(self._limit + 1000)",
+        "self._limit = limit\n",
+        "self._limit = limit + 1000\n",
     ),
     broken(
         "what was overwritten is read",
@@ -1722,14 +1736,14 @@ IN_NUMBERS = [
         "a frame beyond the end of the ring is cut",
         "model/history",
         HISTORY,
-        "        if at + size > room:\n",
+        "        if at + size > limit:\n",
         "        if False:\n",
     ),
     broken(
         "a frame larger than the history is kept",
         "model/history",
         HISTORY,
-        "        if size > room:\n",
+        "        if size > limit:\n",
         "        if False:\n",
     ),
     broken(
@@ -1743,7 +1757,7 @@ IN_NUMBERS = [
         "the times of overwritten frames are kept for ever",
         "model/thinned_out",
         HISTORY,
-        "if trail.length > THINNED and",
+        "if len(trail.marks) > THINNED * _MARK.size and",
         "if False and",
     ),
     # wire.py

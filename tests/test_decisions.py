@@ -281,3 +281,22 @@ def test_only_a_frame_of_this_version_is_an_own_one() -> None:
     payload = WIRE.pack(1, WIRE.MESSAGES, NODE, 0, 0, 1, 0, b"[1]")
     assert WIRE.is_from(NODE, payload)
     assert not WIRE.is_from(NODE, bytes([WIRE.VERSION + 1]) + payload[1:])
+
+
+def test_the_first_messages_of_a_sender_out_of_reach_are_waited_for() -> None:
+    ear = receiver(patience=60.0)
+    told(ear, 5, 0.0)
+    assert not ask(ear, 59.0)
+    [gap], _ = ear.due(60.0)
+    ear.ask(gap, 7, 60.0)
+    assert not answer(ear, NODE, 5, 5, (7, 0, 0))
+    assert numbers(ear.take("t", several(0, 5, WIRE.AGAIN), 60.0)) == [(0, 0)]
+
+
+def test_a_sender_that_was_only_told_of_and_never_answered_is_asked_again_when_it_is_heard() -> None:
+    ear = receiver(patience=5.0)
+    told(ear, 5, 0.0)
+    assert not ask(ear, 50.0)
+    assert not ear.has_gaps("t")
+    ear.take("t", frame(NODE, 6), 50.0)
+    assert ear.has_gaps("t")

@@ -22,8 +22,7 @@ class Lanes(sending.Lane):
 
     alive = 0
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __post_init__(self) -> None:
         Lanes.alive += 1
 
     def __del__(self) -> None:
@@ -75,7 +74,8 @@ async def test_numbers_are_told_four_times_and_a_forgotten_topic_begins_anew(
     asked = publisher.called("control publish")
     await pings(publisher, 26)
     told = publisher.called("control publish") - asked
-    assert (told == 0) if KEEPS else (4 <= told <= 2 * 4)
+    answers = 1  # when the subscriber's question comes after the first message
+    assert (told == 0) if KEEPS else (4 <= told <= 2 * 4 + answers), told
     before = len(publisher.calls), len(subscriber.calls)
     await pings(publisher, 5)
     for each, start in zip((publisher, subscriber), before, strict=True):

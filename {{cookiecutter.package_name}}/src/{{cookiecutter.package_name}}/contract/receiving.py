@@ -197,10 +197,8 @@ class Receiver:
     def forget(self, topic: str) -> None:
         """Take no more messages on a topic, and forget its senders."""
         if known := self._topics.pop(topic, None):
-            for stream in known.streams.values():
-                self._order.pop(stream, None)
-                if stream.gap:
-                    self._close(stream.gap)
+            for stream in list(known.streams.values()):
+                self._remove(stream)
 
     @property
     def topics(self) -> list[str]:
@@ -367,17 +365,20 @@ class Receiver:
         """Forget a newcomer, or a sender that has been silent; return whether there was one."""
         for _ in range(LOOKED_AT):
             stream, known = next(iter(self._order.items()))
-            del self._order[stream]
             is_regular = stream.heard - stream.first_heard >= self._heartbeat
             if is_regular and now - stream.heard < SILENCE:
-                self._order[stream] = known
+                self._order[stream] = self._order.pop(stream)
                 continue
-            del known.streams[stream.sender]
+            self._remove(stream)
             known.since = now  # nothing is owed twice if it is heard again
-            if stream.gap:
-                self._close(stream.gap)
             return True
         return False
+
+    def _remove(self, stream: Stream) -> None:
+        """Know a sender on a topic no more."""
+        del self._order.pop(stream).streams[stream.sender]
+        if stream.gap:
+            self._close(stream.gap)
 
     def _first(self, known: Topic, frame: Frame, now: float) -> list[Effect]:
         """Take the first frame of a sender."""
@@ -562,14 +563,17 @@ class Receiver:
         """Return whether to stop waiting for an answer."""
         if gap.left_at <= now or gap.tries >= TRIES:
             return True
-        patience = 2 * self._heartbeat if gap.is_beginning or gap.is_check else self._patience
+        patience = 2 * self._heartbeat if gap.is_check else self._patience
         return now - gap.since > patience
 
     def _give_up(self, gap: Gap) -> list[Effect]:
-        """Count as lost what is missing, and go on with what is held."""
+        """Count as lost what is missing, and go on with what is held; of a sender that was only told of, forget all."""
         stream = gap.stream
         if stream.due is None:
-            stream.due = gap.held[0].frame.number if gap.held else gap.until
+            if not gap.held:
+                self._remove(stream)
+                return []
+            stream.due = gap.first_held
         elif gap.is_check:
             gap.until = stream.due
         else:

@@ -97,60 +97,35 @@ class Flight(Enum):
     REPAIR = auto()
 
 
-class Lane(Trail):
-    """One topic: what waits, the one frame that is on its way, the number of the next message, and its trail.
+class Lane(Trail, gc=False, eq=False, kw_only=True):
+    """One topic: what waits, the one frame that is on its way, the number of the next message, and its trail."""
 
-    It is a single object to the garbage collector, which looks at all of them now and then: with four for each of
-    100,000 topics, it stopped the event loop for longer than 50 ms.
-    """
-
-    __slots__ = (
-        "alone",
-        "base",
-        "flight",
-        "given",
-        "handed",
-        "is_repair_next",
-        "number",
-        "owes_count",
-        "repair_at",
-        "repair_left",
-        "replies",
-        "scheduled",
-        "shipment",
-        "spoke",
-        "stage",
-        "topic",
-        "waiting",
-    )
-
-    def __init__(self, topic: str, base: int, number: int, now: float) -> None:
-        super().__init__()
-        self.topic = topic
-        self.base = base
-        self.number = number
-        self.given = number
-        """The number after the highest of a frame that may have arrived before it was taken apart and numbered anew."""
-        self.handed = now
-        """When a message was first handed to the broker, the last time."""
-        self.waiting: list[Message] | None = None
-        self.shipment: Shipment | None = None
-        self.flight: Flight | None = None
-        self.alone = 0
-        """How many of the waiting messages travel one by one, since the broker refused them together."""
-        self.spoke = now
-        self.stage = len(TELLINGS)
-        """How many of the tellings are over."""
-        self.scheduled = inf
-        self.replies: list[Reply] | None = None
-        """Replies that no frame has carried yet; an empty list is an answer of its own: that a chunk has ended."""
-        self.repair_at: int | None = None
-        """The number from which messages are being sent again."""
-        self.repair_left = 0
-        """How many frames of the chunk are left."""
-        self.is_repair_next = False
-        self.owes_count = False
-        """Whether the number is to be told on the topic itself."""
+    topic: str
+    base: int
+    number: int
+    given: int
+    """The number after the highest of a frame that may have arrived before it was taken apart and numbered anew."""
+    handed: float
+    """When a message was first handed to the broker, the last time."""
+    spoke: float
+    """When a message was accepted or given up, the last time."""
+    stage: int = len(TELLINGS)
+    """How many of the tellings are over."""
+    scheduled: float = inf
+    waiting: list[Message] | None = None
+    shipment: Shipment | None = None
+    flight: Flight | None = None
+    alone: int = 0
+    """How many of the waiting messages travel one by one, since the broker refused them together."""
+    replies: list[Reply] | None = None
+    """Replies that no frame has carried yet; an empty list is an answer of its own: that a chunk has ended."""
+    repair_at: int | None = None
+    """The number from which messages are being sent again."""
+    repair_left: int = 0
+    """How many frames of the chunk are left."""
+    is_repair_next: bool = False
+    owes_count: bool = False
+    """Whether the number is to be told on the topic itself."""
 
     @property
     def next_given(self) -> int:
@@ -632,7 +607,9 @@ class Sender:
                 else:
                     self.lanes[lane.topic] = self.lanes.pop(lane.topic)
         base, number = self._forgotten.pop(hash(topic), (self._floor, self._floor))
-        lane = self.lanes[topic] = Lane(topic, base, number, now - self._forget_after)
+        spoke = now - self._forget_after
+        lane = Lane(topic=topic, base=base, number=number, given=number, handed=spoke, spoke=spoke)
+        self.lanes[topic] = lane
         return lane
 
     def _forget(self, lane: Lane) -> None:
