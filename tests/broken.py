@@ -1640,6 +1640,13 @@ IN_NUMBERS = [
         "                stream.due = gap.until\n",
     ),
     broken(
+        "another node's question counts as asked when it is overheard",
+        "model/proves_no_forgery",
+        RECEIVING,
+        "self._remember(gap, question.id, Asked(-inf, 0))",
+        "self._remember(gap, question.id, Asked(now, stream.due))",
+    ),
+    broken(
         "the beginning of a sender's count is no excuse",
         "model/below_the_base",
         RECEIVING,

@@ -181,6 +181,15 @@ def test_of_frames_that_overlap_each_message_is_delivered_once() -> None:
     assert numbers(ear.take("t", several(3, 2, WIRE.AGAIN), 0.0)) == [(3, 0), (4, 1)]
 
 
+def test_an_answer_to_another_nodes_question_proves_no_forgery_since_it_may_be_older_than_what_was_heard() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.overheard(WIRE.Question(NODE, "t", 1, None, 7), 0.5)
+    assert not answer(ear, NODE, 4, 4, (7, 1, 1))
+    assert numbers(ear.take("t", several(1, 4, WIRE.AGAIN), 1.0)) == [(1, 0), (5, 0)]
+
+
 def test_what_an_answer_has_no_more_is_lost_at_once() -> None:
     ear = receiver()
     for number in (0, 5):

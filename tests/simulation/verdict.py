@@ -41,6 +41,8 @@ class Verdict:
         missing: dict[int, list[Ear]] = {}
         possible = 0
         first = min(ear.called for ear in ears)
+        # A newcomer that can ask nobody takes the first of these for the first that is owed to it.
+        ghosts = [] if model.asks else [said.index for said in line if said.ghost >= first]
         for said in line:
             got = [ear for ear in ears if said.index in ear.got.get(sender, ())]
             if said.outcome in NOTHING:
@@ -50,7 +52,8 @@ class Verdict:
             due = [ear for ear in ears if ear not in got and self._is_due(ear, said, line)]
             if due:
                 missing[said.index] = due if got else []
-            if not got and not due and (said.routed is None or said.routed >= first):
+            may_be_owed = said.routed is None or said.routed >= first or any(index < said.index for index in ghosts)
+            if not got and not due and may_be_owed:
                 possible += 1
         lost = [index for index, due in missing.items() if not due]
         partly = {index: due for index, due in missing.items() if due}

@@ -33,6 +33,7 @@ class World:
         self.model = Model(
             loop,
             beginnings=subject.is_second and shape.control and not shape.retention,
+            asks=shape.control and shape.kind == "loses",
             publish_timeout=shape.publish_timeout,
         )
         self.broker = Broker(

@@ -112,7 +112,7 @@ class Topic:
 
 
 class Asked(NamedTuple):
-    """A question: when it was asked, by us or by another node, and which number was due then."""
+    """A question: when we asked it, and which number was due then; of another node's question neither is known."""
 
     time: float
     due: int
@@ -291,11 +291,11 @@ class Receiver:
         known = self._topics.get(question.topic)
         stream = known.streams.get(question.target) if known else None
         gap = stream.gap if stream else None
-        if gap is None or stream is None or stream.due is None:
+        if gap is None or stream is None or stream.due is None or gap.is_check:
             return
         if question.first > stream.due or question.age is not None:
             return
-        self._remember(gap, question.id, now)
+        self._remember(gap, question.id, Asked(-inf, 0))
         if not gap.was_overheard:
             gap.was_overheard = True
             gap.ask_at = max(gap.ask_at, now + self._quarter)
@@ -340,7 +340,7 @@ class Receiver:
         """Return the question for what is missing."""
         gap.tries += gap.is_heard
         gap.is_heard = gap.was_overheard = False
-        self._remember(gap, question, now)
+        self._remember(gap, question, Asked(now, gap.stream.due or 0))
         self._ask_at(gap, now + self._quarter)
         age = int((now - gap.topic.since) * 1_000_000) if gap.is_beginning else None
         return Question(gap.stream.sender, gap.topic.name, gap.stream.due or 0, age, question)
@@ -580,8 +580,8 @@ class Receiver:
             stream.is_deaf = True
         return self._advance(gap, gap.until)
 
-    def _remember(self, gap: Gap, question: int, now: float) -> None:
-        gap.asked[question] = Asked(now, gap.stream.due or 0)
+    def _remember(self, gap: Gap, question: int, asked: Asked) -> None:
+        gap.asked[question] = asked
         if len(gap.asked) > OVERHEARD:
             del gap.asked[next(iter(gap.asked))]
 
