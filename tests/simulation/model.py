@@ -136,7 +136,7 @@ class Model:
                 said.ghost = now
             if said.routed is None:
                 said.routed = now
-                if said.outcome == "closed":
+                if said.outcome == "closed" and not is_ghost:  # what was on its way before cannot be called back
                     self.fault("L4", f"{said.mark} was sent after its caller was told that it failed", node=node)
         self.heads.setdefault(node, payload[:32])
 
