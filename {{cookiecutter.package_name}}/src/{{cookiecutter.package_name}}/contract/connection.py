@@ -5,9 +5,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from math import inf
 from typing import Any, Generic
 
 from . import tasks
+from .receipt import Receipt
 from .transport import S, Transport
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -56,7 +58,10 @@ class Call:
         self._longest_block = 0.0
         self._done: Done | None = done
         self._future: asyncio.Future[None]
-        if isinstance(operation, asyncio.Future):
+        if isinstance(operation, Receipt):
+            self._future = operation
+            operation.hear(self._came)
+        elif isinstance(operation, asyncio.Future):
             self._future = operation
             operation.add_done_callback(self._came)
         else:
@@ -99,8 +104,11 @@ class Call:
             self._tell(error if error is None or isinstance(error, Exception) else _as_exception(error))
 
     def _tell(self, error: Exception | None) -> None:
-        if done := self._take_done():
-            done(self._connection.loss() if self._connection.gone.done() else error)
+        done, self._done = self._done, None
+        if done:
+            connection = self._connection
+            del connection.running[self]
+            done(connection.loss() if connection.gone.done() else error)
 
     def _take_done(self) -> Done | None:
         done, self._done = self._done, None
@@ -135,6 +143,7 @@ class Connection(Generic[S]):
         self.running: dict[Call, None] = {}
         self._receive = receive
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = inf
         self._next_ping: asyncio.TimerHandle | None = None
         self._strays: dict[asyncio.Future[Any], None] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -157,10 +166,10 @@ class Connection(Generic[S]):
         lost.__cause__ = self.gone.result()
         return lost
 
-    def perform(self, operation: Operation, within: float, done: Done) -> Call:
+    def perform(self, operation: Operation, within: float, done: Done, now: float | None = None) -> Call:
         """Run one method of the transport, a coroutine in a task of its own, for `within` seconds at most.
 
-        Time for which the host blocks the loop does not count. `done` raises nothing. It is called exactly once, unless
+        Time for which the host blocks the loop does not count. `now` is the loop's time, if it is at hand. `done` raises nothing. It is called exactly once, unless
         the call was given up before, and never before this returns, with:
 
         - None: the method has returned;
@@ -173,10 +182,11 @@ class Connection(Generic[S]):
         """
         if self.gone.done():
             self.loop.call_soon(self._fail_all)  # ahead of the first step of the operation
-        now = self.loop.time()
-        call = Call(self, operation, within, now, done)
+        began = self.loop.time() if now is None else now
+        call = Call(self, operation, within, began, done)
         self.running[call] = None
-        self._look_at(now + within / LOOKS)
+        if (look := began + within / LOOKS) < self._alarm_at:
+            self._look_at(look)
         return call
 
     def publish(self, topic: str, payload: bytes) -> Operation:
@@ -245,14 +255,14 @@ class Connection(Generic[S]):
                 self.loop.call_soon(self._fail, calls)
 
     def _look_at(self, when: float) -> None:
-        if self._alarm is None or when < self._alarm.when():
-            if self._alarm:
-                self._alarm.cancel()
-            self._alarm = self.loop.call_at(when, self._look, when)
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm_at = when
+        self._alarm = self.loop.call_at(when, self._look, when)
 
     def _look(self, planned: float) -> None:
         """End the calls whose time is over. One timer serves all calls; it stops when it finds none running."""
-        self._alarm = None
+        self._alarm, self._alarm_at = None, inf
         if not self.running:
             self.running = {}  # a dict keeps the room that it once needed
         if not self.running or self.gone.done():
@@ -266,7 +276,9 @@ class Connection(Generic[S]):
         if self.running:
             deadline = min(call.deadline for call in self.running)
             step = min(call.within for call in self.running) / LOOKS
-            self._look_at(max(min(deadline, now + step), now + STEP * len(self.running)))
+            look = max(min(deadline, now + step), now + STEP * len(self.running))
+            if look < self._alarm_at:
+                self._look_at(look)
 
     async def leave(self, within: float) -> None:
         """Have the transport undo, within `within` seconds, what would outlive it at the broker, unless it is gone."""
