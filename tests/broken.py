@@ -1731,8 +1731,8 @@ IN_NUMBERS = [
         "a frame larger than the history is kept",
         "model/history",
         HISTORY,
-        "        if size > room:\n",
-        "        if False:\n",
+        "self._end += 2 * room",
+        "pass",
     ),
     broken(
         "a message of that very moment is left out",
