@@ -520,7 +520,7 @@ IN_MESSAGING = [
         "a listener that cancels itself gets nothing more",
         "M10/whatever",
         LISTENERS,
-        "if self.waiting and not loop.is_closed():",
+        "if (messages or self._batches) and not loop.is_closed():",
         "if False:",
     ),
     broken(
@@ -584,7 +584,7 @@ IN_MESSAGING = [
         "a large frame counts as a slow listener",
         "M11/quick_listener",
         LISTENERS,
-        "asyncio.get_running_loop().call_soon(self._trim)",
+        "self._turns.loop.call_soon(self._trim)",
         "self._trim()",
     ),
     broken(

@@ -8,6 +8,8 @@ from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
 from math import inf
 from typing import Any, Generic
 
+import msgspec
+
 from . import tasks
 from .receipt import Receipt
 from .transport import S, Transport
@@ -42,30 +44,28 @@ def reason(error: Exception) -> BaseException:
     return error.__cause__ or error if isinstance(error, Lost) else error
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A running call of one of the transport's methods."""
 
-    __slots__ = ("_connection", "_done", "_future", "_longest_block", "_operation", "began", "deadline", "within")
+    _connection: "Connection[Any]"
+    _operation: Operation
+    within: float
+    began: float
+    deadline: float
+    _done: Done | None
+    _task: asyncio.Task[None] | None = None
+    """The task in which a coroutine runs."""
+    _longest_block: float = 0.0
 
-    def __init__(
-        self, connection: "Connection[Any]", operation: Operation, within: float, began: float, done: Done
-    ) -> None:
-        self.within = within
-        self.began = began
-        self.deadline = began + within
-        self._connection = connection
-        self._operation = operation
-        self._longest_block = 0.0
-        self._done: Done | None = done
-        self._future: asyncio.Future[None]
-        if isinstance(operation, Receipt):
-            self._future = operation
-            operation.hear(self._came)
+    def start(self) -> None:
+        """See that the outcome of the operation is told, in this turn of the event loop if it is a `Receipt`."""
+        operation = self._operation
+        if isinstance(operation, Receipt) and not operation.done():
+            operation.hear(self._tell)
         elif isinstance(operation, asyncio.Future):
-            self._future = operation
             operation.add_done_callback(self._came)
         else:
-            self._future = tasks.start(self._run())
+            self._task = tasks.start(self._run(), self._connection.loop)
 
     def give_up(self) -> None:
         """Cancel the operation, and never call `done`; do nothing if `done` was called already."""
@@ -104,10 +104,8 @@ class Call:
             self._tell(error if error is None or isinstance(error, Exception) else _as_exception(error))
 
     def _tell(self, error: Exception | None) -> None:
-        done, self._done = self._done, None
-        if done:
+        if done := self._take_done():
             connection = self._connection
-            del connection.running[self]
             done(connection.loss() if connection.gone.done() else error)
 
     def _take_done(self) -> Done | None:
@@ -117,9 +115,14 @@ class Call:
         return done
 
     def _abandon(self) -> None:
-        if iscoroutine(self._operation) and getcoroutinestate(self._operation) == CORO_CREATED:
-            self._operation.close()  # its task, cancelled before its first step, never comes to it
-        self._connection.abandon(self._future)
+        operation = self._operation
+        future: asyncio.Future[None] | None = self._task
+        if isinstance(operation, asyncio.Future):
+            future = operation
+        elif iscoroutine(operation) and getcoroutinestate(operation) == CORO_CREATED:
+            operation.close()  # its task, cancelled before its first step, never comes to it
+        assert future
+        self._connection.abandon(future)
 
 
 class Connection(Generic[S]):
@@ -183,7 +186,8 @@ class Connection(Generic[S]):
         if self.gone.done():
             self.loop.call_soon(self._fail_all)  # ahead of the first step of the operation
         began = self.loop.time() if now is None else now
-        call = Call(self, operation, within, began, done)
+        call = Call(self, operation, within, began, began + within, done)
+        call.start()
         self.running[call] = None
         if (look := began + within / LOOKS) < self._alarm_at:
             self._look_at(look)

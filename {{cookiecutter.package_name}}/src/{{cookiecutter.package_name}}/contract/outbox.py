@@ -150,7 +150,7 @@ class Outbox(Generic[S]):
         if outcomes and len(outcomes[0].messages) > 1 and lane not in self._resting and lane not in self._calls:
             # The publishers that waited for these messages have the next ones ready in a moment: those leave together.
             self._resting[lane] = self._loop.call_soon(self._rested, lane)
-        if lane.has_messages or lane.has_repairs:
+        if lane in self._sender.busy or lane.has_repairs:
             self._start(lane, now)
         if lane.scheduled < self._alarm_at:
             self._set_alarm(lane.scheduled)

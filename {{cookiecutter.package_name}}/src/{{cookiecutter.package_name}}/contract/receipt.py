@@ -14,17 +14,14 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
     It is a coroutine, too, since `asyncio.create_task` and its like take nothing else.
     """
 
-    _hears: "Callable[[Receipt], object] | None" = None
+    _hears: Callable[[Exception | None], object] | None = None
 
-    def hear(self, hears: "Callable[[Receipt], object]") -> None:
-        """Have `hears(receipt)` called when this is settled: within `settle`, or later if that was called already.
+    def hear(self, hears: Callable[[Exception | None], object]) -> None:
+        """Have `hears(error)` called within `settle`, which was not called yet.
 
         A callback of a future waits for the next turn of the event loop, which takes 8 of the 65 µs of a lone message.
         """
-        if self.done():
-            self.add_done_callback(hears)
-        else:
-            self._hears = hears
+        self._hears = hears
 
     def settle(self, error: Exception | None = None) -> None:
         """Tell what became of the message, unless that was told already, or nobody waits any longer; raise nothing."""
@@ -36,8 +33,10 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
             self.set_exception(error)
         if hears := self._hears:
             self._hears = None  # it may hold this receipt, and a cycle for each message keeps the collector busy
+            if error is not None:
+                self.exception()  # so that nobody reports that it was never retrieved
             try:
-                hears(self)
+                hears(error)
             except Exception as fault:  # as the event loop does for a callback
                 context = {"message": "A receipt's callback raised an exception", "exception": fault, "future": self}
                 self.get_loop().call_exception_handler(context)
