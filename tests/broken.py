@@ -1354,8 +1354,8 @@ IN_NUMBERS = [
         "a large frame that makes the broker cut keeps no number",
         "model/large_frame",
         SENDING,
-        "                    self._end(lane, now)\n            lane",
-        "                    lane.number = shipment.number\n                    self._end(lane, now)\n            lane",
+        "                    self._spoke(lane, now)\n            lane",
+        "                    lane.number = shipment.number\n                    self._spoke(lane, now)\n            lane",
     ),
     broken(
         "a topic that is quiet is never forgotten",
@@ -1495,8 +1495,8 @@ IN_NUMBERS = [
         "a refused message takes a number",
         "model/of_a_refused_message",
         SENDING,
-        "        lane.number = shipment.number\n        lane.shipment = None\n        self._rest",
-        "        lane.shipment = None\n        self._rest",
+        "        lane.number = shipment.number\n        self._rest",
+        "        self._rest",
     ),
     broken(
         "a message is settled twice",

@@ -61,7 +61,7 @@ class Call(msgspec.Struct, eq=False):
         """See that the outcome of the operation is told, in this turn of the event loop if it is a `Receipt`."""
         operation = self._operation
         if isinstance(operation, Receipt) and not operation.done():
-            operation.hear(self._tell)
+            operation.hears = self._tell
         elif isinstance(operation, asyncio.Future):
             operation.add_done_callback(self._came)
         else:
@@ -172,8 +172,9 @@ class Connection(Generic[S]):
     def perform(self, operation: Operation, within: float, done: Done, now: float | None = None) -> Call:
         """Run one method of the transport, a coroutine in a task of its own, for `within` seconds at most.
 
-        Time for which the host blocks the loop does not count. `now` is the loop's time, if it is at hand. `done` raises nothing. It is called exactly once, unless
-        the call was given up before, and never before this returns, with:
+        Time for which the host blocks the loop does not count. `now` is the loop's time, if it is at hand. `done`
+        raises nothing. It is called exactly once, unless the call was given up before, and never before this returns,
+        with:
 
         - None: the method has returned;
         - the exception that the method raised. A `CancelledError` becomes a `ConnectionAbortedError`, any other

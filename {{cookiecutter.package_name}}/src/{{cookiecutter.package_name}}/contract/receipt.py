@@ -14,14 +14,11 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
     It is a coroutine, too, since `asyncio.create_task` and its like take nothing else.
     """
 
-    _hears: Callable[[Exception | None], object] | None = None
+    hears: Callable[[Exception | None], object] | None = None
+    """Called with the error, or with None, within `settle`, if that is set before.
 
-    def hear(self, hears: Callable[[Exception | None], object]) -> None:
-        """Have `hears(error)` called within `settle`, which was not called yet.
-
-        A callback of a future waits for the next turn of the event loop, which takes 8 of the 65 µs of a lone message.
-        """
-        self._hears = hears
+    A callback of a future waits for the next turn of the event loop, which takes 8 of the 65 µs of a lone message.
+    """
 
     def settle(self, error: Exception | None = None) -> None:
         """Tell what became of the message, unless that was told already, or nobody waits any longer; raise nothing."""
@@ -31,8 +28,8 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
             self.set_result(None)
         else:
             self.set_exception(error)
-        if hears := self._hears:
-            self._hears = None  # it may hold this receipt, and a cycle for each message keeps the collector busy
+        if hears := self.hears:
+            self.hears = None  # it may hold this receipt, and a cycle for each message keeps the collector busy
             if error is not None:
                 self.exception()  # so that nobody reports that it was never retrieved
             try:

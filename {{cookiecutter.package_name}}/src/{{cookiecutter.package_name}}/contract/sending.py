@@ -302,7 +302,8 @@ class Sender:
         if error is None:
             messages = shipment.messages
             self._history.add(lane, shipment.number, len(messages), shipment.sent, shipment.body)
-            self._end(lane, now)
+            lane.shipment = None
+            self._spoke(lane, now)
             return [self._settled(lane, messages, _ACCEPTED)]
         if isinstance(error, PublishRefusedError | MessageTooLargeError):
             return self._refused(lane, shipment, error, now)
@@ -340,7 +341,8 @@ class Sender:
                 shipment.losses += 1
                 if shipment.losses >= STRIKES:
                     outcomes.append(self._settled(lane, shipment.messages, Verdict.TOO_LARGE))
-                    self._end(lane, now)
+                    lane.shipment = None
+                    self._spoke(lane, now)
             lane.flight = lane.replies = lane.repair_at = None
         for lane in resting:
             lane.replies = lane.repair_at = None
@@ -472,9 +474,10 @@ class Sender:
         return self.signer.sign(topic, wire.pack(0, wire.CONTROL, self.id, 0, 0, 0, flags, body))
 
     def _pack(self, kind: int, lane: Lane, number: int, count: int, body: bytes) -> bytes:
-        flags = self.signer.flag | (wire.ANSWERS if self.answers else 0)
+        signer = self.signer
+        flags = signer.flag | (wire.ANSWERS if self.answers else 0)
         payload = wire.pack(self._serialization.code, kind, self.id, number, lane.base, count, flags, body)
-        return self.signer.sign(lane.topic, payload)
+        return signer.sign(lane.topic, payload) if signer.flag else payload
 
     def _ship(self, lane: Lane, now: float, outcomes: list[Outcome]) -> Shipment | None:
         """Join messages that wait into a shipment, as far as they fit."""
@@ -524,26 +527,21 @@ class Sender:
             self._unload(lane, shipment, shipment.tries > 1)
             lane.alone = len(shipment.messages)
             return []
+        lane.shipment = None
         if shipment.tries > 1 or shipment.messages[0].was_sent:  # it may have arrived: its number is taken
-            self._end(lane, now)
+            self._spoke(lane, now)
             return [self._settled(lane, shipment.messages, Verdict.UNCONFIRMED, why)]
         lane.number = shipment.number
-        lane.shipment = None
         self._rest(lane)
         return [self._settled(lane, shipment.messages, Verdict.REFUSED, why)]
 
-    def _end(self, lane: Lane, now: float) -> None:
-        """Count the shipment as over: from now on its numbers are told."""
-        lane.shipment = None
-        self._spoke(lane, now)
-        if not lane.waiting:
-            self._rest(lane)
-
     def _spoke(self, lane: Lane, now: float) -> None:
+        """Take the news that more numbers of a lane are accepted or given up, which from now on is told."""
         lane.spoke = now
         lane.stage = 0
         if (telling := now + self._heartbeat * TELLINGS[0]) < lane.scheduled:
             self._schedule(lane, telling)
+        self._rest(lane)
 
     def _rest(self, lane: Lane) -> None:
         """Keep nothing for a lane on which nothing waits."""
@@ -589,7 +587,6 @@ class Sender:
         if overdue:
             due.outcomes.append(self._settled(lane, overdue, Verdict.UNCONFIRMED, trouble))
             self._spoke(lane, now)
-            self._rest(lane)
         return len(overdue)
 
     def _end_of(self, message: Message) -> float:
