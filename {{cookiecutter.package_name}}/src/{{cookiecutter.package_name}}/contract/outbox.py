@@ -15,7 +15,7 @@ from .errors import (
     PublishUnconfirmedError,
 )
 from .link import Link
-from .sending import MESSAGE_COST, Lane, Outcome, Sender, Verdict
+from .sending import ACCEPTED, MESSAGE_COST, Lane, Outcome, Sender, Verdict
 from .settings import ConnectorSettings
 from .transport import S
 
@@ -142,8 +142,7 @@ class Outbox(Generic[S]):
         del self._calls[lane]
         if isinstance(error, Lost):
             return
-        now = self._time()
-        outcomes = self._sender.landed(lane, error, now)
+        outcomes = self._sender.landed(lane, error, self._time())
         if error and not isinstance(error, PublishRefusedError | MessageTooLargeError):
             self._resting[lane] = self._loop.call_later(self._settings.reconnect_delay_min, self._rested, lane)
         self._settle(outcomes)
@@ -151,7 +150,7 @@ class Outbox(Generic[S]):
             # The publishers that waited for these messages have the next ones ready in a moment: those leave together.
             self._resting[lane] = self._loop.call_soon(self._rested, lane)
         if lane in self._sender.busy or lane.has_repairs:
-            self._start(lane, now)
+            self.start(lane)
         if lane.scheduled < self._alarm_at:
             self._set_alarm(lane.scheduled)
 
@@ -162,7 +161,7 @@ class Outbox(Generic[S]):
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             messages = outcome.messages
-            if outcome.verdict is Verdict.ACCEPTED:
+            if outcome.verdict is ACCEPTED:
                 self.published += len(messages)
                 for message in messages:
                     message.receipt(None)
