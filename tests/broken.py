@@ -81,6 +81,13 @@ IN_TRANSPORT = [
         "        return asked",
     ),
     broken(
+        "what a receipt tells is not heard",
+        "R3/it_returns",
+        CONNECTION,
+        "operation.hears = self._tell",
+        "pass",
+    ),
+    broken(
         "publish blocks the event loop",
         "T2/no_call",
         TRANSPORT,
