@@ -121,11 +121,15 @@ class Node:
         self.lines: dict[str, Line] = {}
         self.pairs: dict[tuple[int, str], Pair] = {}
 
+    def has_something(self, lane: Any) -> bool:
+        """Tell whether a lane has something to send now."""
+        return bool(lane.has_repairs or (lane.has_messages and not self.sender.is_held))
+
     @property
     def sendable(self) -> list[Any]:
         """The lanes that may send a frame now."""
         lanes = [line.lane for line in self.lines.values() if line.lane]
-        return [lane for lane in lanes if lane not in self.flying and self.is_up and self.sender.is_sendable(lane)]
+        return [lane for lane in lanes if lane not in self.flying and self.is_up and self.has_something(lane)]
 
 
 class World:

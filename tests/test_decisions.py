@@ -47,7 +47,6 @@ def test_what_is_held_is_not_sent() -> None:
     node = sender()
     node.is_held = True
     lane = node.add("t", b"1", 0.0, 5.0, None)
-    assert not node.is_sendable(lane)
     assert node.load(lane, 0.0) == (None, [])
 
 
@@ -146,7 +145,7 @@ def test_repairs_come_a_chunk_at_a_time_and_take_turns_with_messages() -> None:
     for _ in range(3):
         node.add("t", large, 9.0, 20.0, None)
     frames = []
-    while node.is_sendable(lane):
+    while lane.has_repairs or lane.has_messages:
         frames.append(next_frame(node, lane))
     kinds = [each.kind for each in frames]
     assert kinds[:5] == [WIRE.ANSWER, WIRE.MESSAGES, WIRE.AGAIN, WIRE.MESSAGES, WIRE.AGAIN]

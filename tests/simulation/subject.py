@@ -4,6 +4,7 @@ import asyncio
 import importlib
 import sys
 import types
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,8 @@ class SimTransport:
         self.gone = False
         self._number = 0
         self._waiting: dict[int, asyncio.Future[object]] = {}
+        self._has_receipts = hasattr(self.subject.contract, "Receipt") and self.node[-1] in "13579"
+        self._receipts: dict[int, Any] = {}
         self.all.append(self)
 
     @property
@@ -93,7 +96,16 @@ class SimTransport:
             self.max_frame_bytes = int(limit.values["bytes"])
         await self._ask("ping", "")
 
-    async def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes) -> Awaitable[None]:
+        """Publish as a coroutine, or with a receipt: by one in two nodes each."""
+        if not self._has_receipts:
+            return self._publish(topic, payload)
+        self._number += 1
+        self._send("publish", topic, payload)
+        receipt = self._receipts[self._number] = self.subject.contract.Receipt()
+        return receipt  # type: ignore[no-any-return]
+
+    async def _publish(self, topic: str, payload: bytes) -> None:
         await self._ask("publish", topic, payload)
 
     async def subscribe(self, topic: str) -> None:
@@ -116,25 +128,28 @@ class SimTransport:
             await asyncio.sleep(hanging.values["seconds"])
 
     async def _ask(self, what: str, topic: str, payload: bytes = b"", position: int = -1) -> object:
-        line = self.line
-        if line is None or self.gone:
-            raise ConnectionError("the connection is gone")
         self._number += 1
         number = self._number
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        size = REQUEST_BYTES + len(payload)
-        line.up.send(
-            topic if what != "ping" else "", size, self.broker.ask, line, number, what, topic, payload, position
-        )
         try:
+            self._send(what, topic, payload, position)
             result = await future
         finally:
             del self._waiting[number]
-        if result == "refused":
-            raise self.subject.refusal(what)
-        if isinstance(result, str):
-            raise RuntimeError(result)
+        if error := self._error(what, result):
+            raise error
         return result
+
+    def _send(self, what: str, topic: str, payload: bytes, position: int = -1) -> None:
+        if self.line is None or self.gone:
+            raise ConnectionError("the connection is gone")
+        key, size = topic if what != "ping" else "", REQUEST_BYTES + len(payload)
+        self.line.up.send(key, size, self.broker.ask, self.line, self._number, what, topic, payload, position)
+
+    def _error(self, what: str, result: object) -> Exception | None:
+        if result == "refused":
+            return self.subject.refusal(what)
+        return RuntimeError(result) if isinstance(result, str) else None
 
     def frame(self, topic: str, payload: bytes, position: int) -> None:
         if self.gone:
@@ -144,6 +159,9 @@ class SimTransport:
         self.inbox.received(topic, payload)
 
     def answer(self, number: int, result: object) -> None:
+        if receipt := self._receipts.pop(number, None):
+            receipt.settle(self._error("publish", result))
+            return
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(result)
@@ -156,3 +174,6 @@ class SimTransport:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(error)
+        receipts, self._receipts = self._receipts, {}
+        for receipt in receipts.values():
+            receipt.settle(error)

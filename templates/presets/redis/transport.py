@@ -9,7 +9,15 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AuthenticationError, NoPermissionError
 
-from .contract import ConnectError, Inbox, PublishRefusedError, SubscribeRefusedError, Transport, UnsubscribeError
+from .contract import (
+    ConnectError,
+    Inbox,
+    PublishRefusedError,
+    Receipt,
+    SubscribeRefusedError,
+    Transport,
+    UnsubscribeError,
+)
 from .settings import Settings
 
 
@@ -37,33 +45,28 @@ class BrokerTransport(Transport[Settings]):
         except (AuthenticationError, NoPermissionError) as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
         assert self._connection._writer
-        self._socket = self._connection._writer.transport
-        self._dialogue = Dialogue(self.inbox)
-        self._socket.set_protocol(self._dialogue)
+        socket = self._connection._writer.transport
+        self._dialogue = Dialogue(self.inbox, socket)
+        socket.set_protocol(self._dialogue)
 
-    def publish(self, topic: str, payload: bytes) -> asyncio.Future[None]:
-        return self._ask(PublishRefusedError, "PUBLISH", topic, payload)
+    def publish(self, topic: str, payload: bytes) -> Receipt:
+        return self._dialogue.ask(PublishRefusedError, "PUBLISH", topic, payload)
 
     async def subscribe(self, topic: str) -> None:
-        await self._ask(SubscribeRefusedError, "SUBSCRIBE", topic)
+        await self._dialogue.ask(SubscribeRefusedError, "SUBSCRIBE", topic)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._ask(UnsubscribeError, "UNSUBSCRIBE", topic)
+        await self._dialogue.ask(UnsubscribeError, "UNSUBSCRIBE", topic)
 
     async def ping(self) -> None:
         with suppress(PingRefused):  # a user without the right to PING is told so, and that is a sign of life
-            await self._ask(PingRefused, "PING")
+            await self._dialogue.ask(PingRefused, "PING")
 
     async def close(self) -> None:
         if self._connection:
             if self._connection._writer:
                 self._connection._writer.transport.abort()  # unsent bytes would keep the socket open
             await self._connection.disconnect(nowait=True)
-
-    def _ask(self, refused: type[Exception], *command: str | bytes) -> asyncio.Future[None]:
-        """Send a command; return its answer, which is an error of the class `refused` if the server says no."""
-        self._socket.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        return self._dialogue.answer(refused)
 
 
 class PingRefused(Exception):
@@ -73,14 +76,17 @@ class PingRefused(Exception):
 class Dialogue(asyncio.Protocol):
     """The server's answers, in the order of the questions; what it pushes stands between them."""
 
-    def __init__(self, inbox: Inbox) -> None:
+    def __init__(self, inbox: Inbox, socket: asyncio.WriteTransport) -> None:
         self._inbox = inbox
+        self._socket = socket
+        self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._asked: deque[tuple[asyncio.Future[None], type[Exception]]] = deque()
+        self._asked: deque[tuple[Receipt, type[Exception]]] = deque()
 
-    def answer(self, refused: type[Exception]) -> asyncio.Future[None]:
-        """Return the answer to the question that was asked last."""
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def ask(self, refused: type[Exception], *command: str | bytes) -> Receipt:
+        """Send a command; return its answer, which is an error of the class `refused` if the server says no."""
+        self._socket.write(hiredis.pack_command(command))  # type: ignore[arg-type]
+        answer = Receipt(loop=self._loop)
         self._asked.append((answer, refused))
         return answer
 
@@ -91,12 +97,7 @@ class Dialogue(asyncio.Protocol):
                 self._inbox.received(said[1].decode(), said[2])
                 continue
             answer, refused = self._asked.popleft()
-            if answer.done():
-                continue
-            if isinstance(said, hiredis.ReplyError):
-                answer.set_exception(refused(str(said)))
-            else:
-                answer.set_result(None)
+            answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._inbox.lost(error or ConnectionResetError("the server closed the connection"))

@@ -26,6 +26,7 @@ from .errors import (
 )
 from .escaping import escape, unescape
 from .inbox import Inbox
+from .receipt import Receipt
 from .settings import ConnectorSettings
 from .topics import Topic, private_topic
 from .transport import Transport
@@ -48,6 +49,7 @@ __all__ = [
     "PublishError",
     "PublishRefusedError",
     "PublishUnconfirmedError",
+    "Receipt",
     "ReconnectError",
     "SerializationError",
     "SlowListenerError",

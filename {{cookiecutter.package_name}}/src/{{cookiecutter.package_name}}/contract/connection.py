@@ -5,9 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate, iscoroutine
+from math import inf
 from typing import Any, Generic
 
+import msgspec
+
 from . import tasks
+from .receipt import Receipt
 from .transport import S, Transport
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -40,27 +44,28 @@ def reason(error: Exception) -> BaseException:
     return error.__cause__ or error if isinstance(error, Lost) else error
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """A running call of one of the transport's methods."""
 
-    __slots__ = ("_connection", "_done", "_future", "_longest_block", "_operation", "began", "deadline", "within")
+    _connection: "Connection[Any]"
+    _operation: Operation
+    within: float
+    began: float
+    deadline: float
+    _done: Done | None
+    _task: asyncio.Task[None] | None = None
+    """The task in which a coroutine runs."""
+    _longest_block: float = 0.0
 
-    def __init__(
-        self, connection: "Connection[Any]", operation: Operation, within: float, began: float, done: Done
-    ) -> None:
-        self.within = within
-        self.began = began
-        self.deadline = began + within
-        self._connection = connection
-        self._operation = operation
-        self._longest_block = 0.0
-        self._done: Done | None = done
-        self._future: asyncio.Future[None]
-        if isinstance(operation, asyncio.Future):
-            self._future = operation
+    def start(self) -> None:
+        """See that the outcome of the operation is told, in this turn of the event loop if it is a `Receipt`."""
+        operation = self._operation
+        if isinstance(operation, Receipt) and not operation.done():
+            operation.hears = self._tell
+        elif isinstance(operation, asyncio.Future):
             operation.add_done_callback(self._came)
         else:
-            self._future = tasks.start(self._run())
+            self._task = tasks.start(self._run(), self._connection.loop)
 
     def give_up(self) -> None:
         """Cancel the operation, and never call `done`; do nothing if `done` was called already."""
@@ -100,7 +105,8 @@ class Call:
 
     def _tell(self, error: Exception | None) -> None:
         if done := self._take_done():
-            done(self._connection.loss() if self._connection.gone.done() else error)
+            connection = self._connection
+            done(connection.loss() if connection.gone.done() else error)
 
     def _take_done(self) -> Done | None:
         done, self._done = self._done, None
@@ -109,9 +115,14 @@ class Call:
         return done
 
     def _abandon(self) -> None:
-        if iscoroutine(self._operation) and getcoroutinestate(self._operation) == CORO_CREATED:
-            self._operation.close()  # its task, cancelled before its first step, never comes to it
-        self._connection.abandon(self._future)
+        operation = self._operation
+        future: asyncio.Future[None] | None = self._task
+        if isinstance(operation, asyncio.Future):
+            future = operation
+        elif iscoroutine(operation) and getcoroutinestate(operation) == CORO_CREATED:
+            operation.close()  # its task, cancelled before its first step, never comes to it
+        assert future
+        self._connection.abandon(future)
 
 
 class Connection(Generic[S]):
@@ -135,6 +146,7 @@ class Connection(Generic[S]):
         self.running: dict[Call, None] = {}
         self._receive = receive
         self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = inf
         self._next_ping: asyncio.TimerHandle | None = None
         self._strays: dict[asyncio.Future[Any], None] = {}
         self._closing: asyncio.Task[None] | None = None
@@ -157,11 +169,12 @@ class Connection(Generic[S]):
         lost.__cause__ = self.gone.result()
         return lost
 
-    def perform(self, operation: Operation, within: float, done: Done) -> Call:
+    def perform(self, operation: Operation, within: float, done: Done, now: float | None = None) -> Call:
         """Run one method of the transport, a coroutine in a task of its own, for `within` seconds at most.
 
-        Time for which the host blocks the loop does not count. `done` raises nothing. It is called exactly once, unless
-        the call was given up before, and never before this returns, with:
+        Time for which the host blocks the loop does not count. `now` is the loop's time, if it is at hand. `done`
+        raises nothing. It is called exactly once, unless the call was given up before, and never before this returns,
+        with:
 
         - None: the method has returned;
         - the exception that the method raised. A `CancelledError` becomes a `ConnectionAbortedError`, any other
@@ -173,10 +186,12 @@ class Connection(Generic[S]):
         """
         if self.gone.done():
             self.loop.call_soon(self._fail_all)  # ahead of the first step of the operation
-        now = self.loop.time()
-        call = Call(self, operation, within, now, done)
+        began = self.loop.time() if now is None else now
+        call = Call(self, operation, within, began, began + within, done)
+        call.start()
         self.running[call] = None
-        self._look_at(now + within / LOOKS)
+        if (look := began + within / LOOKS) < self._alarm_at:
+            self._look_at(look)
         return call
 
     def publish(self, topic: str, payload: bytes) -> Operation:
@@ -245,14 +260,14 @@ class Connection(Generic[S]):
                 self.loop.call_soon(self._fail, calls)
 
     def _look_at(self, when: float) -> None:
-        if self._alarm is None or when < self._alarm.when():
-            if self._alarm:
-                self._alarm.cancel()
-            self._alarm = self.loop.call_at(when, self._look, when)
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm_at = when
+        self._alarm = self.loop.call_at(when, self._look, when)
 
     def _look(self, planned: float) -> None:
         """End the calls whose time is over. One timer serves all calls; it stops when it finds none running."""
-        self._alarm = None
+        self._alarm, self._alarm_at = None, inf
         if not self.running:
             self.running = {}  # a dict keeps the room that it once needed
         if not self.running or self.gone.done():
@@ -266,7 +281,9 @@ class Connection(Generic[S]):
         if self.running:
             deadline = min(call.deadline for call in self.running)
             step = min(call.within for call in self.running) / LOOKS
-            self._look_at(max(min(deadline, now + step), now + STEP * len(self.running)))
+            look = max(min(deadline, now + step), now + STEP * len(self.running))
+            if look < self._alarm_at:
+                self._look_at(look)
 
     async def leave(self, within: float) -> None:
         """Have the transport undo, within `within` seconds, what would outlive it at the broker, unless it is gone."""

@@ -173,6 +173,8 @@ class MessageConnector(Generic[S]):
         self._link: Link[S] | None = None
         self._node: Node[S] | None = None
         self._is_started = False
+        self._is_open = False
+        """Whether operations are taken: from the first connection or `start()` on, until `close()`."""
         self._opening: asyncio.Task[None] | None = None
         self._openers = 0
         self._closing: asyncio.Task[None] | None = None
@@ -289,7 +291,7 @@ class MessageConnector(Generic[S]):
         if self._is_started or self._opening or self._node:
             return
         self._identity = Identity()
-        self._is_started = True
+        self._is_started = self._is_open = True
         source, limits = first_settings(self._source, self.Settings)
         self._link = self._make_link(source)
         self._make_node(self._link, cast(S, limits))
@@ -316,8 +318,11 @@ class MessageConnector(Generic[S]):
         except RuntimeError:
             return self._publish_from_outside(topic, message)
         try:
-            node, text = self._prepare(topic)
-            data = node.serialization.encode(message, node.outbox.largest)
+            node = self._node
+            if node is None or not self._is_open or loop is not node.identity.loop:
+                node = self._connected()  # which says what is wrong
+            text = self._publishable(node, topic)
+            data = node.serialization.encode(message, node.sender.largest)
             receipt = Receipt(loop=loop)
             node.outbox.add(text, data, receipt.settle)
         except ConnectorError as error:
@@ -331,9 +336,10 @@ class MessageConnector(Generic[S]):
         broker says. What comes later goes to `callback(error_or_None)`, or without one, if it is an
         error, to the `error` event.
         """
-        node, text = self._prepare(topic)
+        node = self._connected()
+        text = self._publishable(node, topic)
         settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
-        node.outbox.add(text, node.serialization.encode(message, node.outbox.largest), settle)
+        node.outbox.add(text, node.serialization.encode(message, node.sender.largest), settle)
 
     async def subscribe(self, topic: str, listener: Listener) -> None:
         """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
@@ -396,6 +402,7 @@ class MessageConnector(Generic[S]):
         if self._closing is None:
             if self._identity:
                 self._identity.check()
+            self._is_open = False
             self._closing = tasks.start(self._close())
         elif self._closing.done() or self._is_called_by_us():
             return
@@ -421,6 +428,7 @@ class MessageConnector(Generic[S]):
             await self._link.open()
         except BaseException:
             self._identity = self._node = None
+            self._is_open = False
             self._memory.clear()
             self._topic_memory.clear()
             raise
@@ -496,6 +504,7 @@ class MessageConnector(Generic[S]):
 
     def _up(self, connection: Connection[S], settings: S) -> None:
         assert self._node
+        self._is_open = self._closing is None
         self._node.resume(connection)
         self._events.emit("ready")
 
@@ -540,24 +549,24 @@ class MessageConnector(Generic[S]):
         if node is None:
             return _raise(NotReadyError(f"The connector to {self._where} is not connected: await connect() first."))
         try:
-            data = node.serialization.encode(message, node.outbox.largest)
+            data = node.serialization.encode(message, node.sender.largest)
         except ConnectorError as error:
             return _raise(error)
         return self._publish_data(topic, data)
 
     async def _publish_data(self, topic: str, data: bytes) -> None:
-        node, text = self._prepare(topic)
+        node = self._connected()
+        text = self._publishable(node, topic)
         receipt = Receipt(loop=node.identity.loop)
         node.outbox.add(text, data, receipt.settle)
         await receipt
 
-    def _prepare(self, topic: str) -> tuple[Node[S], str]:
-        node = self._connected()
+    def _publishable(self, node: Node[S], topic: str) -> str:
         if type(topic) is str and topic in node.sender.lanes:  # it was found fit before
-            return node, topic
+            return topic
         if fault := self._fault(topic):
             raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
-        return node, topic if type(topic) is str else text_of(topic)
+        return topic if type(topic) is str else text_of(topic)
 
     def _subscribable(self, topic: str) -> str:
         if fault := self._fault(topic):
@@ -583,7 +592,7 @@ class MessageConnector(Generic[S]):
         if self._closing:
             raise self._closed()
         node = self._node
-        if node is None or not (node.connections or self._is_started):
+        if node is None or not self._is_open:
             raise NotReadyError(f"The connector to {self._where} is not connected: await connect(), or call start().")
         return node
 

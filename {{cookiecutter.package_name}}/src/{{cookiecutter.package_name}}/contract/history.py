@@ -10,9 +10,6 @@ import msgspec
 THINNED = 4096
 """How many overwritten frames of a topic keep their times; beyond it, every second one of them loses its."""
 
-STEP = 1024 * 1024
-"""How many bytes the ring grows by until it has its full size."""
-
 _MARK = struct.Struct("QdQ")
 _HEAD = struct.Struct(">II")
 
@@ -66,19 +63,32 @@ class History:
     """Keeps the bodies of frames up to `limit` bytes over all topics; the oldest are overwritten.
 
     A frame takes 24 bytes more, for its numbers. The ring is a single object to the garbage collector: a
-    list of frames cost 12 % of the messages a second with one in flight.
+    list of frames cost 12 % of the messages a second with one in flight. It grows until it has `limit` bytes, since to
+    make 16 MiB at once takes 10 ms.
     """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit = max(limit, 1)  # no frame fits into 1 byte either, and all places differ
         self._ring = bytearray()
         self._end = 0
         """Where the next frame goes; places are counted without end."""
 
     def add(self, trail: Trail, number: int, count: int, time: float, body: bytes) -> None:
         """Keep a frame of `count` messages from `number` on."""
-        trail.marks += _MARK.pack(number, time, self._write(count, body))
-        if len(trail.marks) > THINNED * _MARK.size and (gone := self._overwritten(trail)) > THINNED:
+        place, room = self._end, self._limit
+        size = _HEAD.size + len(body)
+        if size > room:
+            self._end += 2 * room  # it would push out everything, itself included
+        else:
+            at = place % room
+            if at + size > room:
+                place += room - at
+                at = 0
+            self._ring[at : at + size] = _HEAD.pack(count, len(body)) + body
+            self._end = place + size
+        trail.marks += _MARK.pack(number, time, place)
+        if len(trail.marks) > THINNED * _MARK.size and trail.place_of(THINNED) < self._end - room:
+            gone = self._overwritten(trail)
             left = [trail.mark(index) for index in range(0, gone, 2)]
             trail.marks[: gone * _MARK.size] = b"".join(_MARK.pack(*mark) for mark in left)
 
@@ -92,24 +102,6 @@ class History:
             if begin + count > number:
                 start = at + _HEAD.size
                 yield Kept(begin, begin + count, time, bytes(self._ring[start : start + size]))
-
-    def _write(self, count: int, body: bytes) -> int:
-        size, limit = _HEAD.size + len(body), self._limit
-        if size > limit:
-            place = self._end
-            self._end += limit + 1  # it would push out everything, itself included
-            return place
-        at = self._end % limit
-        if at + size > limit:
-            self._end += limit - at
-            at = 0
-        place = self._end
-        if at + size > len(self._ring):
-            self._ring += bytes(min(max(size, STEP), limit - len(self._ring)))
-        _HEAD.pack_into(self._ring, at, count, len(body))
-        self._ring[at + _HEAD.size : at + size] = body
-        self._end += size
-        return place
 
     def _overwritten(self, trail: Trail) -> int:
         """Return how many of the trail's frames are no longer here; they are the first."""

@@ -65,6 +65,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.end = -inf
         """The event loop's time at which the present slice ends."""
         self._line: deque[asyncio.Future[None]] = deque()
@@ -73,27 +74,26 @@ class Turns:
         """Begin a slice, unless others wait for one; return whether it begins."""
         if self._line:
             return False
-        self.end = asyncio.get_running_loop().time() + SLICE
+        self.end = self.loop.time() + SLICE
         return True
 
     async def wait(self) -> None:
         """Line up with the others, for a slice of `SLICE` seconds."""
-        loop = asyncio.get_running_loop()
-        place = loop.create_future()
+        place = self.loop.create_future()
         if not self._line:
-            loop.call_soon(self._next, loop)
+            self.loop.call_soon(self._next)
         self._line.append(place)
         await place
 
-    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.end = loop.time() + SLICE
+    def _next(self) -> None:
+        self.end = self.loop.time() + SLICE
         while self._line:
             place = self._line.popleft()
             if not place.done():  # done: its listener was stopped
                 place.set_result(None)
                 break
         if self._line:
-            loop.call_soon(self._next, loop)
+            self.loop.call_soon(self._next)
 
 
 class Pending:
@@ -193,7 +193,7 @@ class Pending:
     def _plan_trim(self) -> None:
         """Trim after the listener's turn, since only the rest that a slow listener leaves is too much."""
         if self._count > self._most or self._bytes > self._most_bytes or (self._messages and self._is_too_much()):
-            asyncio.get_running_loop().call_soon(self._trim)
+            self._turns.loop.call_soon(self._trim)
 
     async def _wait_for_first_slice(self) -> None:
         """Begin a slice for an idle listener, or wait for one; until then the listener is not slow."""
@@ -291,19 +291,19 @@ class Subscription(Pending):
 
     def _wake(self) -> None:
         if self._worker is None or self._worker.done():  # done: cancelled before it began
-            self._worker = tasks.start(self._work())
+            self._worker = tasks.start(self._work(), self._turns.loop)
 
     async def _work(self) -> None:
-        loop, worker = asyncio.get_running_loop(), asyncio.current_task()
+        turns, messages, listener, worker = self._turns, self._messages, self.listener, self._worker
         assert worker is not None
+        loop = turns.loop
         time, cancelling = loop.time, worker.cancelling
-        turns, messages, listener = self._turns, self._messages, self.listener
         try:
             if time() > turns.end:
                 await self._wait_for_first_slice()
             # A new object for each call costs 0.1 µs, so calls that are not awaited, and end at once, share one.
             _call.set(call := object())
-            while messages or self._load():
+            while messages or (self._batches and self._load()):
                 try:
                     result = listener(messages.popleft())
                     if result is not None and isawaitable(result):
@@ -327,7 +327,7 @@ class Subscription(Pending):
                     await turns.wait()
         finally:
             self._worker = None
-            if self.waiting and not loop.is_closed():
+            if (messages or self._batches) and not loop.is_closed():
                 self._wake()
 
     def _complain(self, error: BaseException) -> None:
@@ -357,7 +357,8 @@ class PulledSubscription(Pending):
         return self
 
     async def __anext__(self) -> Any:
-        turns, time = self._turns, asyncio.get_running_loop().time
+        turns = self._turns
+        time = turns.loop.time
         if time() > turns.end:
             await turns.wait()
         while not (self._messages or self._load()):

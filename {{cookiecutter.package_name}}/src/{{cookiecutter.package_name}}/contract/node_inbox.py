@@ -49,7 +49,8 @@ class NodeInbox:
         if wire.is_from(self._node, payload):
             self.filtered += not is_control
             return
-        if not (is_control or self._subscriptions(topic)):
+        subscriptions = self._subscriptions(topic)
+        if not (is_control or subscriptions):
             return
         try:
             content = bytes(payload)
@@ -57,7 +58,7 @@ class NodeInbox:
             if is_control or frame.kind >= wire.ANSWER:
                 effects = self._take_word(topic, frame, is_control)
             else:
-                effects = self._take_messages(topic, frame)
+                effects = self._take_messages(topic, frame, subscriptions)
         except Exception as error:
             self._bad(
                 topic, f"A payload of {len(payload)} bytes on topic {topic!r} is no frame of a connector: {error}"
@@ -105,7 +106,7 @@ class NodeInbox:
             raise ValueError("the topic is the cluster's own, and takes no messages")
         return self._receiver.answered(topic, frame, wire.unpack_answer(frame), now)
 
-    def _take_messages(self, topic: str, frame: Frame) -> Sequence[Effect]:
+    def _take_messages(self, topic: str, frame: Frame, subscriptions: Sequence[Pending]) -> Sequence[Effect]:
         """Take a frame with messages; the next one of its sender is delivered at once."""
         is_again = frame.kind == wire.AGAIN
         if is_again and not self._receiver.wants(topic, frame):
@@ -123,14 +124,12 @@ class NodeInbox:
                 raise ValueError(f"it holds {len(messages)} messages and claims {frame.count}")
             if not is_again and self._receiver.is_next(topic, frame, now := self._time()):
                 self.delivered += frame.count
-                self._put(topic, Batch(codec, frame.body, frame.count, now, messages))
+                batch = Batch(codec, frame.body, frame.count, now, messages)
+                for subscription in subscriptions:
+                    subscription.put(batch)
                 return ()
             self._decoded = frame, messages
         return self._receiver.take(topic, frame, self._time())
-
-    def _put(self, topic: str, batch: Batch) -> None:
-        for subscription in self._subscriptions(topic):
-            subscription.put(batch)
 
     def _deliver(self, delivery: Delivery) -> None:
         """Give the messages of a frame, each listener's own copy, to the listeners of its topic."""
@@ -142,7 +141,9 @@ class NodeInbox:
         decoded = self._decoded[1] if self._decoded and self._decoded[0] is frame else None
         self.delivered += frame.count - skip
         if frame.kind != wire.AGAIN:
-            self._put(topic, Batch(codec, frame.body, frame.count, received, decoded, skip))
+            batch = Batch(codec, frame.body, frame.count, received, decoded, skip)
+            for subscription in self._subscriptions(topic):
+                subscription.put(batch)
             return
         self.repaired += frame.count - skip
         runs, body = wire.unpack_again(frame)

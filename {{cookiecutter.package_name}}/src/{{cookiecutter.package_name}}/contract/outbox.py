@@ -15,7 +15,7 @@ from .errors import (
     PublishUnconfirmedError,
 )
 from .link import Link
-from .sending import MESSAGE_COST, Lane, Outcome, Sender, Verdict
+from .sending import ACCEPTED, MESSAGE_COST, Lane, Outcome, Sender, Verdict
 from .settings import ConnectorSettings
 from .transport import S
 
@@ -42,6 +42,7 @@ class Outbox(Generic[S]):
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
+        self._timeout = settings.publish_timeout
         self._connection: Connection[S] | None = None
         self._calls: dict[Lane, Call | None] = {}
         self._resting: dict[Lane, asyncio.Handle] = {}
@@ -57,42 +58,39 @@ class Outbox(Generic[S]):
         """How many messages are not settled."""
         return self._sender.pending
 
-    @property
-    def largest(self) -> int:
-        """The size of the largest message that can be sent now, in bytes."""
-        return self._sender.largest
-
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
         """Take one message; raise `OutboxFullError` if there is no room for it."""
-        sender, settings = self._sender, self._settings
-        if sender.bytes + len(data) + MESSAGE_COST > settings.max_outbox_bytes:
+        sender, most = self._sender, self._settings.max_outbox_bytes
+        if sender.bytes + len(data) + MESSAGE_COST > most:
             raise OutboxFullError(
                 f"{self.pending} messages wait to be sent to {self._link.where}; this one, of {len(data)} bytes, would "
-                f"be more than max_outbox_bytes = {settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes are added "
-                "for each message). Publish more slowly, or raise the limit."
+                f"be more than max_outbox_bytes = {most} allows ({MESSAGE_COST} bytes are added for each message). "
+                "Publish more slowly, or raise the limit."
             )
-        now, timeout = self._time(), settings.publish_timeout
+        now, timeout = self._time(), self._timeout
         if now > self._expected:
             self._notice_block(now)
         lane = sender.add(topic, data, now, now + timeout, settle)
         if (look := now + timeout / LOOKS) < self._alarm_at:
             self._set_alarm(look)
         if lane not in self._calls:
-            self.start(lane)
+            self._start(lane, now)
 
     def start(self, lane: Lane) -> None:
         """Send what a lane has to send, unless a frame of it is on its way."""
-        connection = self._connection
-        if not connection or lane in self._calls or lane in self._resting or not self._sender.is_sendable(lane):
+        self._start(lane, self._time())
+
+    def _start(self, lane: Lane, now: float) -> None:
+        connection, calls = self._connection, self._calls
+        if not connection or lane in calls or lane in self._resting:
             return
-        self._calls[lane] = None
-        payload, outcomes = self._sender.load(lane, self._time())
+        calls[lane] = None
+        payload, outcomes = self._sender.load(lane, now)
         if payload is None:
-            del self._calls[lane]
+            del calls[lane]
         else:
-            within = self._settings.publish_timeout
             publish = connection.publish(lane.topic, payload)
-            self._calls[lane] = connection.perform(publish, within, partial(self._landed, lane))
+            calls[lane] = connection.perform(publish, self._timeout, partial(self._landed, lane), now)
         if outcomes:
             self._settle(outcomes)
 
@@ -151,9 +149,10 @@ class Outbox(Generic[S]):
         if outcomes and len(outcomes[0].messages) > 1 and lane not in self._resting and lane not in self._calls:
             # The publishers that waited for these messages have the next ones ready in a moment: those leave together.
             self._resting[lane] = self._loop.call_soon(self._rested, lane)
-        self.start(lane)
-        if self._sender.next_due < self._alarm_at:
-            self._set_alarm(self._sender.next_due)
+        if lane in self._sender.busy or lane.has_repairs:
+            self.start(lane)
+        if lane.scheduled < self._alarm_at:
+            self._set_alarm(lane.scheduled)
 
     def _rested(self, lane: Lane) -> None:
         del self._resting[lane]
@@ -161,14 +160,15 @@ class Outbox(Generic[S]):
 
     def _settle(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
-            if outcome.verdict is Verdict.ACCEPTED:
-                self.published += len(outcome.messages)
-                for message in outcome.messages:
+            messages = outcome.messages
+            if outcome.verdict is ACCEPTED:
+                self.published += len(messages)
+                for message in messages:
                     message.receipt(None)
             else:
-                for message in outcome.messages:
+                for message in messages:
                     message.receipt(self._error(outcome, len(message.data)))
-        if not self.pending and self._emptied and not self._emptied.done():
+        if self._emptied and not self.pending and not self._emptied.done():
             self._emptied.set_result(None)
 
     def _set_alarm(self, when: float) -> None:
@@ -182,14 +182,13 @@ class Outbox(Generic[S]):
     def _notice_block(self, now: float) -> None:
         """Give what waits more time if the alarm is late, since the host has blocked the loop."""
         late = now - self._expected
-        if late > self._settings.publish_timeout / 100:
+        if late > self._timeout / 100:
             self._expected = now
             self._sender.excuse(late)
 
     def _due(self) -> None:
         """Do what is due: give up messages whose time is over, and have numbers told."""
         now = self._time()
-        timeout = self._settings.publish_timeout
         self._notice_block(now)
         self._alarm, self._alarm_at, self._expected = None, inf, inf
         if not self._calls:
@@ -205,7 +204,7 @@ class Outbox(Generic[S]):
             self._tell(due.told)
         if self._sender.next_due < self._alarm_at or self.pending:
             # What is left to do now comes after other tasks have had their turn.
-            self._set_alarm(min(max(self._sender.next_due, now), now + timeout / LOOKS if self.pending else inf))
+            self._set_alarm(min(max(self._sender.next_due, now), now + self._timeout / LOOKS if self.pending else inf))
 
     def _error(self, outcome: Outcome, size: int) -> ConnectorError:
         where, topic = self._link.where, outcome.topic
@@ -218,10 +217,9 @@ class Outbox(Generic[S]):
             return MessageTooLargeError(text) if issubclass(kind, MessageTooLargeError) else kind(text, topic=topic)
         if outcome.verdict is Verdict.TOO_LARGE:
             return MessageTooLargeError(
-                f"A message to topic {topic!r} has {size} bytes. {where} takes no more than {self.largest}, "
+                f"A message to topic {topic!r} has {size} bytes. {where} takes no more than {self._sender.largest}, "
                 "or cuts the connection whenever it comes. Send less at a time."
             )
-        timeout = self._settings.publish_timeout
         if failure := self._link.last_failure:
             why = f"there is no connection to it ({failure})"
         elif outcome.why:
@@ -229,7 +227,7 @@ class Outbox(Generic[S]):
         else:
             why = "it does not answer, or not fast enough"
         return PublishUnconfirmedError(
-            f"{where} did not confirm a message to topic {topic!r} within publish_timeout = {timeout:g} s: {why}. "
+            f"{where} did not confirm a message to topic {topic!r} within publish_timeout = {self._timeout:g} s: {why}. "
             "Each node that misses it is told by a MessagesLostError.",
             topic=topic,
         )

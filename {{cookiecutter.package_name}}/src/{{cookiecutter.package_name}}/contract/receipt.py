@@ -1,26 +1,42 @@
-"""What `publish` returns: a future, so that awaiting many costs no task for each."""
+"""A future for the answer to one message: what `publish` returns, so that awaiting many costs no task for each."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
-
-from .errors import ConnectorError
 
 
 class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
     """Done when the broker has accepted a message, or with the error that became of it.
 
+    A transport whose client library tells it of each answer may return one, and call `settle` on the event loop's
+    thread. That is the only way to settle it.
+
     It is a coroutine, too, since `asyncio.create_task` and its like take nothing else.
     """
 
-    def settle(self, error: ConnectorError | None) -> None:
-        """Tell what became of the message; nobody is told who waits no longer."""
+    hears: Callable[[Exception | None], object] | None = None
+    """Called with the error, or with None, within `settle`, if that is set before.
+
+    A callback of a future waits for the next turn of the event loop, which takes 8 of the 65 µs of a lone message.
+    """
+
+    def settle(self, error: Exception | None = None) -> None:
+        """Tell what became of the message, unless that was told already, or nobody waits any longer; raise nothing."""
         if self.done():
             return
         if error is None:
             self.set_result(None)
         else:
             self.set_exception(error)
+        if hears := self.hears:
+            self.hears = None  # it may hold this receipt, and a cycle for each message keeps the collector busy
+            if error is not None:
+                self.exception()  # so that nobody reports that it was never retrieved
+            try:
+                hears(error)
+            except Exception as fault:  # as the event loop does for a callback
+                context = {"message": "A receipt's callback raised an exception", "exception": fault, "future": self}
+                self.get_loop().call_exception_handler(context)
 
     def send(self, value: Any) -> Any:
         """Go on as a coroutine does that awaits this future and nothing else."""

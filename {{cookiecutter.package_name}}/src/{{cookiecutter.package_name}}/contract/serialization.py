@@ -108,7 +108,7 @@ class Json(Serialization):
         return messages
 
     def copy(self, body: bytes) -> list[Any]:
-        return _undisturbed(_from_json, body)
+        return _array(_from_json(body) if len(body) < _LARGE else _undisturbed(_from_json, body))
 
 
 class MessagePack(Serialization):
@@ -148,7 +148,7 @@ class MessagePack(Serialization):
         return messages
 
     def copy(self, body: bytes) -> list[Any]:
-        return _undisturbed(_from_msgpack, body)
+        return _array(_from_msgpack(body) if len(body) < _LARGE else _undisturbed(_from_msgpack, body))
 
 
 SERIALIZATIONS: tuple[Serialization, ...] = (Json(), MessagePack())
@@ -219,13 +219,13 @@ def _check(value: Any, deepest: int) -> None:
         level, depth = inner, depth + 1
 
 
-def _undisturbed(decode: Callable[[bytes], Any], body: bytes) -> list[Any]:
+def _undisturbed(decode: Callable[[bytes], Any], body: bytes) -> Any:
     """Decode a body without the garbage collector, which can make 200 ms of the 20 that 1 MB of short lists takes."""
-    if len(body) < _LARGE or not gc.isenabled():
-        return _array(decode(body))
+    if not gc.isenabled():
+        return decode(body)
     gc.disable()
     try:
-        return _array(decode(body))
+        return decode(body)
     finally:
         gc.enable()
 

@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def start(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-    """Run `coroutine` in a task that never begins before this call returns, whatever task factory the host has set."""
-    return asyncio.Task(coroutine, loop=asyncio.get_running_loop())
+def start(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None) -> "asyncio.Task[T]":
+    """Run `coroutine` in a task that never begins before this call returns, whatever task factory the host has set.
+
+    `loop` is the running event loop, if it is at hand: before Python 3.12, to find it takes a system call.
+    """
+    return asyncio.Task(coroutine, loop=loop or asyncio.get_running_loop())
 
 
 def settle(future: "asyncio.Future[T]", result: T) -> None:

@@ -45,6 +45,8 @@ class Transport(ABC, Generic[S]):
         """Send `payload` to all who are subscribed to `topic`; return once the broker accepted it.
 
         Usually a coroutine function. A function that returns a future saves a task: 15 % of the time of a lone message.
+        If the future is a `Receipt`, its `settle` tells the outcome at once, which saves a turn of the event loop, and
+        10 % more. The next `publish` may be called before `settle` returns.
 
         Raises `PublishRefusedError` if the broker refused it: the caller is told. Any other
         exception: tried again, on this connection or the next, until `publish_timeout`.
