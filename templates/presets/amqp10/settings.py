@@ -90,7 +90,7 @@ class Settings(ConnectorSettings):
         return self
 
     def link(self, connection: Connection, topic: str, receives: bool) -> Link:
-        """Open a link, in a session of its own, by which messages of `topic` are received, once at the most, or sent."""
+        """Open a link, in a session of its own, by which messages of `topic` are received, at most once, or sent."""
         session = connection.session()
         session.open()
         link = session.receiver(uuid4().hex) if receives else session.sender(uuid4().hex)

@@ -72,7 +72,7 @@ class BrokerTransport(Transport[Settings]):
     async def close(self) -> None:
         """Blank 5. Let go of the connection and of every task and thread, also when `connect` failed half way.
 
-        It may take a second at the most. If the peer is silent, break the connection off.
+        It may take up to a second. If the peer is silent, break the connection off.
 
         push: close the client. poll: cancel the task too. thread callbacks: join the thread in
         `asyncio.to_thread`.

@@ -78,7 +78,7 @@ class Settings(ConnectorSettings):
             "listen/endpoints": [f"{kind}/{host}" for host in (self.listen or "").split(",")] if is_peer else [],
             "scouting/multicast/enabled": False,
             "scouting/gossip/enabled": True,
-            "scouting/delay": 1000,  # at the most, for links to those of whom others tell
+            "scouting/delay": 1000,  # the longest wait for links to those of whom others tell
             "transport/unicast/open_timeout": opening,
             "transport/unicast/accept_timeout": opening,
             "transport/unicast/qos/enabled": False,  # one queue: what is asked never overtakes what was sent

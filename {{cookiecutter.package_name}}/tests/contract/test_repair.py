@@ -1,4 +1,4 @@
-"""Chapter R: what was missed arrives later, in order, and what cannot be had any more is told."""
+"""Chapter R: what was missed arrives later, in order, and what is lost is reported."""
 
 import asyncio
 

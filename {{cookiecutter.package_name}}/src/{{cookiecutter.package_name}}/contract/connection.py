@@ -26,7 +26,7 @@ LOOKS = 10
 """How often the clock is looked at while a call runs, so that a block of the loop is seen, whenever it comes."""
 
 STEP = 2e-6
-"""Seconds for each running call between two looks, at the least, lest looking takes all the time of the loop."""
+"""At least so many seconds for each running call between two looks, so that looking never fills the time of the loop."""
 
 Operation = Awaitable[None]
 """A coroutine, which needs a task to run in, or a future, which needs none."""
@@ -80,10 +80,10 @@ class Call(msgspec.Struct, eq=False):
             done(self._connection.loss() if gone else TimeoutError(f"no answer within {self.within:.3g} s"))
 
     def excuse(self, late: float, now: float) -> None:
-        """Move the deadline, after the host has blocked the loop until `now`, for `late` seconds as far as is known.
+        """Move the deadline, after the host has blocked the loop until `now`, for about `late` seconds.
 
         What arrived meanwhile has yet to be read: at the end of the call's time, a block gives as much time again. Only
-        a block that is longer than those before does so, lest a loop that is always late never notices a silence.
+        a block that is longer than those before does so; otherwise a loop that is always late would never notice a silence.
         """
         if late > self.within / 100:
             self.deadline += late
@@ -172,7 +172,7 @@ class Connection(Generic[S]):
     def perform(self, operation: Operation, within: float, done: Done, now: float | None = None) -> Call:
         """Run one method of the transport, a coroutine in a task of its own, for `within` seconds at most.
 
-        Time for which the host blocks the loop does not count. `now` is the loop's time, if it is at hand. `done`
+        Time for which the host blocks the loop does not count. `now` is the loop's time, if the caller knows it. `done`
         raises nothing. It is called exactly once, unless the call was given up before, and never before this returns,
         with:
 

@@ -107,7 +107,7 @@ class SlowListenerError(ConnectorError):
 
 
 class MessagesLostError(ConnectorError):
-    """`count` messages of the sender `node` (its id in frames, in hex) on `topic` cannot be had any more."""
+    """`count` messages of the sender `node` (its id in frames, in hex) on `topic` are lost."""
 
     def __init__(self, text: str = "", *, topic: str = "", node: str = "", count: int = 0) -> None:
         super().__init__(text)

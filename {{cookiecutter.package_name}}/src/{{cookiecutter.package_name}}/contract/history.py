@@ -104,5 +104,5 @@ class History:
                 yield Kept(begin, begin + count, time, bytes(self._ring[start : start + size]))
 
     def _overwritten(self, trail: Trail) -> int:
-        """Return how many of the trail's frames are no longer here; they are the first."""
+        """Return how many of the trail's first frames have been overwritten."""
         return bisect_left(range(trail.length), max(self._end - self._limit, 0), key=trail.place_of)

@@ -22,4 +22,4 @@ class Inbox(Protocol):
         """Take one payload that arrived on `topic`; raises nothing."""
 
     def lost(self, error: Exception) -> None:
-        """Take the news that the connection is gone; only the first call counts."""
+        """Say that the connection is gone; only the first call counts."""

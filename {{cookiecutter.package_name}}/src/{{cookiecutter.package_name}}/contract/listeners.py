@@ -32,7 +32,7 @@ class Batch:
     """The messages of one frame on one topic.
 
     `body` holds `count` messages, at least one. The first `skip` of them are known already. All were published at the
-    event loop's time `published`, in seconds, or before. `messages` is the decoded body, if it is at hand.
+    event loop's time `published`, in seconds, or before. `messages` is the decoded body, if somebody has decoded it.
     """
 
     __slots__ = ("body", "count", "messages", "published", "serialization", "skip", "unit")

@@ -49,7 +49,7 @@ class Outbox(Generic[S]):
         """Lanes that send nothing now, though no frame is on its way: the last one failed, or more is to join."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = self._expected = inf
-        """When the alarm goes off; and when it was to go off, as far as no block of the loop is known."""
+        """When the alarm goes off; and when it would go off if the loop were never blocked."""
         self._emptied: asyncio.Future[None] | None = None
         self.published = 0
 

@@ -29,17 +29,17 @@ BEGINNINGS = 1024
 """How many gaps may be open when a newcomer is still asked for what it published before it was heard."""
 
 JITTER = 0.005
-"""Seconds before a question, at the most, in the hope of overhearing another node's."""
+"""At most so many seconds pass before a question, in the hope of overhearing another node's."""
 
 TRIES = 8
-"""How many questions, a quarter of a heartbeat apart, may bring nothing, though their sender is heard."""
+"""How many questions, a quarter of a heartbeat apart, may bring nothing from a sender that still sends."""
 
 OVERHEARD = 64
 """How many questions are remembered for a gap; an answer to any of them will do."""
 
 
 class Loss(NamedTuple):
-    """So many messages of a sender on a topic cannot be had any more."""
+    """So many messages of a sender on a topic are lost."""
 
     topic: str
     sender: bytes
@@ -107,7 +107,7 @@ class Topic:
     def __init__(self, name: str, since: float) -> None:
         self.name = name
         self.since = since
-        """The time from which on messages of a sender that we do not know are owed to us."""
+        """From this time on, we must get the messages of senders that we do not know."""
         self.streams: dict[bytes, Stream] = {}
 
 
@@ -158,7 +158,7 @@ class Gap:
 
     @property
     def is_beginning(self) -> bool:
-        """Whether it is not known yet from which number on messages are owed to us."""
+        """Whether we do not know yet which of the messages we must get."""
         return self.stream.due is None
 
     @property
@@ -301,7 +301,7 @@ class Receiver:
             gap.ask_at = max(gap.ask_at, now + self._quarter)
 
     def left(self, sender: bytes, now: float) -> None:
-        """Take the news that a sender closes, so that nothing more can be had of it."""
+        """Take it that a sender closes, and will answer no more questions."""
         for gap in self._gaps:
             if gap.stream.sender == sender:
                 gap.left_at = now + self._heartbeat / 2
@@ -370,7 +370,7 @@ class Receiver:
                 self._order[stream] = self._order.pop(stream)
                 continue
             self._remove(stream)
-            known.since = now  # nothing is owed twice if it is heard again
+            known.since = now  # if it comes back, it must not send again what was delivered
             return True
         return False
 

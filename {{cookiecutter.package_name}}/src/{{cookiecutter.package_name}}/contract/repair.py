@@ -28,7 +28,7 @@ ANSWER_DELAY = 0.02
 """The longest delay, in seconds, before a node answers a request for its numbers, so that one answer serves many."""
 
 HOLD = 1.0
-"""Seconds for which messages are held after a loss, at the most, until the other nodes are back."""
+"""After a loss, messages are held until the other nodes are back, but for no more than so many seconds."""
 
 AHEAD = 1024
 """How many messages may wait for a listener when more is asked for."""
@@ -39,9 +39,9 @@ PEERS = 4096
 """How many nodes are waited for after a loss."""
 
 ENTRIES = 500
-"""How many entries of each kind a control frame has, at the most."""
+"""A control frame has no more entries of each kind."""
 ENTRY_BYTES = 24 * 1024
-"""How many bytes of them, at the most; three times as much finds room in a frame."""
+"""No more bytes of entries of each kind; there is room for three times as many in a frame."""
 ENTRY_COST = 60
 """What an entry takes besides the name of its topic, in bytes."""
 
@@ -156,7 +156,7 @@ class Repair(Generic[S]):
             tasks.settle(self._said, None)
 
     async def leave(self) -> None:
-        """Tell the others the last numbers, and that nothing more can be had of this node."""
+        """Tell the others the last numbers, and that this node answers no more questions."""
         if self._connection is None or not self._sender.answers:
             return
         self._counts.update({count.topic: count for count in self._sender.all_counts(self._loop.time())})
@@ -202,7 +202,7 @@ class Repair(Generic[S]):
             self._asking = self._loop.call_at(due, self._ask)
 
     async def settled(self, topic: str) -> None:
-        """Return when nothing is missing on a topic that may still come, as far as the others have said after a loss."""
+        """Return when no message is on its way again on a topic, and the others have told their numbers after a loss."""
         while self._hold or self._receiver.has_gaps(topic):
             waiter = self._loop.create_future()
             self._settling.append(waiter)

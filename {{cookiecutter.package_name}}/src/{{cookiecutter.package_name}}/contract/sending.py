@@ -35,7 +35,7 @@ TELLINGS = (1, 2, 4, 8)
 """After how many heartbeats of quiet on a topic the number there is told."""
 
 FEW_TOPICS = 1024
-"""As many topics are never forgotten, since they cost little: so their messages can be had after any outage."""
+"""So many topics are never forgotten, since they cost little: their messages can be repaired after any outage."""
 
 KNOWN_TOPICS = 131_072
 """Of how many topics a node knows all; beyond it, those that it has known for longest are forgotten."""
@@ -45,7 +45,7 @@ REMEMBERED = 8192
 """For how many forgotten topics a node still knows how far it had come."""
 
 STRIKES = 3
-"""How often a large frame may be on its way when the connection is lost, before it is held to be the reason."""
+"""How often a large frame may be on its way when the connection is lost, before we take it for the reason."""
 
 AT_A_TIME = 1000
 """How many messages expire, or topics are told, before other tasks have their turn."""
@@ -217,7 +217,7 @@ class Sender:
         self._entries = 0
         self._untold: list[Lane] = []
         self._blocked = 0.0
-        """For how many seconds in all the host has blocked the event loop, as far as is known."""
+        """For about how many seconds in all the host has blocked the event loop."""
         self.is_up = False
         self.is_held = False
         """Whether messages wait until the other nodes are back."""
@@ -266,7 +266,7 @@ class Sender:
         return payload, outcomes
 
     def landed(self, lane: Lane, error: BaseException | None, now: float) -> list[Outcome]:
-        """Take the news that the frame on its way was accepted, or that it was not, and why."""
+        """Note that the frame on its way was accepted, or that it was not, and why."""
         flight, lane.flight = lane.flight, None
         self._flying.pop(lane, None)
         shipment = lane.shipment
@@ -286,7 +286,7 @@ class Sender:
         return []
 
     def resume(self, max_frame_bytes: int | None, now: float) -> list[Lane]:
-        """Take the news of a new connection and its limit; return the lanes that have something to send."""
+        """Note that there is a new connection, and its limit; return the lanes that have something to send."""
         self.is_up = True
         self._max_frame_bytes = max_frame_bytes
         self.largest = self._max_message_bytes
@@ -304,7 +304,7 @@ class Sender:
         return list(self.busy)
 
     def pause(self, now: float, resting: Iterable[Lane] = ()) -> list[Outcome]:
-        """Take the news that the connection is gone; return messages that are held to be the reason.
+        """Note that the connection is gone; return the messages that we take for the reason.
 
         `resting` are the lanes that would have sent something a moment later.
         """
@@ -511,7 +511,7 @@ class Sender:
         return [self._settled(lane, shipment.messages, Verdict.REFUSED, why)]
 
     def _spoke(self, lane: Lane, now: float) -> None:
-        """Take the news that more numbers of a lane are accepted or given up, which from now on is told."""
+        """Note that more numbers of a lane are accepted or given up; the others will be told."""
         lane.spoke = now
         lane.stage = 0
         if (telling := now + self._heartbeat * TELLINGS[0]) < lane.scheduled:

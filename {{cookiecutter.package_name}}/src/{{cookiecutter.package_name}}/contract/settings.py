@@ -96,7 +96,7 @@ class ConnectorSettings(BaseSettings):
         "list: the first signs, and all are accepted.",
     )
     reconnect_delay_min: Seconds = Field(default=0.1, description="Seconds before the first new attempt to connect.")
-    reconnect_delay_max: Seconds = Field(default=5.0, description="Seconds between attempts, at the most.")
+    reconnect_delay_max: Seconds = Field(default=5.0, description="The longest time between two attempts, in seconds.")
 
     _target: Target | None = PrivateAttr(default=None)
     """The host for which this copy is, by its name."""
@@ -237,7 +237,7 @@ class ConnectorSettings(BaseSettings):
         return secrets.hide(text, self._secrets)
 
     def describe(self, error: BaseException) -> str:
-        """Put `error` in words that hold no secret; also an exception whose own text cannot be had."""
+        """Put `error` in words that hold no secret; also an exception that cannot show its own text."""
         return secrets.describe(error, self._secrets)
 
     def cause(self, error: BaseException) -> BaseException | None:

@@ -10,7 +10,7 @@ T = TypeVar("T")
 def start(coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop | None = None) -> "asyncio.Task[T]":
     """Run `coroutine` in a task that never begins before this call returns, whatever task factory the host has set.
 
-    `loop` is the running event loop, if it is at hand: before Python 3.12, to find it takes a system call.
+    `loop` is the running event loop, if the caller knows it: before Python 3.12, finding it takes a system call.
     """
     return asyncio.Task(coroutine, loop=loop or asyncio.get_running_loop())
 

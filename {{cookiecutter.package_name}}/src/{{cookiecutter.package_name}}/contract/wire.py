@@ -58,7 +58,7 @@ class Frame(msgspec.Struct, eq=False, frozen=True):
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True):
-    """The answer to one question: messages from `start` on are owed, those from `kept` on can be had."""
+    """The answer to one question: the asker must get messages from `start` on, and the sender still has those from `kept` on."""
 
     question: int
     start: int
@@ -92,7 +92,7 @@ class Question(msgspec.Struct, array_like=True, frozen=True):
     """Asks `target` for its messages on `topic` from number `first` on.
 
     `age` is given by an asker that has not heard the target before: for how many microseconds it
-    has been subscribed. Then only messages of that time are owed.
+    has been subscribed. Then it must get only the messages of that time.
     """
 
     target: bytes
