@@ -878,8 +878,15 @@ IN_ERRORS = [
         "a refused control topic is complained of again and again",
         "E3/refused_control_topic",
         REPAIR,
-        "self._has_topic = self._sender.answers = self._receiver.can_ask = False",
-        "self._sender.answers = self._receiver.can_ask = False",
+        "if not self._has_complained:",
+        "if True:",
+    ),
+    broken(
+        "a broker that cuts the connection to refuse the control topic is never reached",
+        "R4/cuts_the_connection",
+        REPAIR,
+        "raise Again from loss.__cause__",
+        "raise",
     ),
     broken(
         "a callback that raises ends the sending",

@@ -131,6 +131,27 @@ async def test_a_refused_control_topic_is_logged_once_and_all_else_works(
     assert mailbox.items.count("missed") + reported(subscriber) == 2
 
 
+@pytest.mark.clause("R4", "E3")
+@pytest.mark.skipif(KEEPS, reason="not applicable: the broker keeps messages, so that there is no control topic")
+async def test_a_broker_that_cuts_the_connection_to_refuse_the_control_topic_is_used_without_it(
+    node: MakeNode, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher: Node = await node()
+    subscriber: SpiedNode = await node(SpiedNode, connect=False)
+    mailbox = Log()
+
+    async def cut(transport: Any, _: object) -> None:
+        transport.inbox.lost(ConnectionResetError("no rights to this one"))
+        await hang()
+
+    subscriber.trouble["control subscribe"] = cut
+    await subscriber.connect()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, 1)
+    assert await mailbox.count(1) == [1]
+    assert len([record for record in caplog.records if "control_topic" in record.getMessage()]) == 1
+
+
 @pytest.mark.clause("R4")
 async def test_losses_are_told_on_the_topic_itself_where_there_is_no_control_topic(node: MakeNode, topic: str) -> None:
     publisher: SpiedNode = await node(SpiedNode, connect=False, heartbeat=0.4, publish_timeout=0.5)

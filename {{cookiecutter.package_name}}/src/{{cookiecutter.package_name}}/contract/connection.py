@@ -39,6 +39,10 @@ class Lost(Exception):
     """The connection of a call is gone; `__cause__` is why."""
 
 
+class Again(Lost):
+    """The connection of a call is gone, and a new one may fare better."""
+
+
 def reason(error: Exception) -> BaseException:
     """Return the reason of a loss if `error` is a `Lost`, else `error`."""
     return error.__cause__ or error if isinstance(error, Lost) else error

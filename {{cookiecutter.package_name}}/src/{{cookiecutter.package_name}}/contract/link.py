@@ -14,7 +14,7 @@ from typing import Any, Generic, cast
 from pydantic import ValidationError
 
 from . import tasks
-from .connection import Connection, Receive, reason
+from .connection import Again, Connection, Receive, reason
 from .errors import ClosedError, ConnectError, ReconnectError
 from .settings import ConnectorSettings
 from .transport import S, Transport
@@ -283,6 +283,17 @@ class Link(Generic[S]):
         )
 
     async def _establish(self, settings: S, within: float) -> Connection[S]:
+        """Connect to one host, once more whenever `restore` asks for that and there is time left."""
+        time = asyncio.get_running_loop().time
+        ends = time() + within
+        while True:
+            try:
+                return await self._establish_once(settings, ends - time())
+            except Again:
+                if time() >= ends:
+                    raise
+
+    async def _establish_once(self, settings: S, within: float) -> Connection[S]:
         connection = Connection(self._transport_class, settings, self._memory, self._topic_memory, self._receive)
         time = connection.loop.time
         began = time()

@@ -13,7 +13,7 @@ from typing import Generic
 from msgspec.structs import replace
 
 from . import tasks
-from .connection import Call, Connection, Lost
+from .connection import Again, Call, Connection, Lost
 from .errors import PublishRefusedError, SubscribeRefusedError
 from .outbox import Outbox
 from .receiving import Effect, Receiver
@@ -45,7 +45,7 @@ ENTRY_BYTES = 24 * 1024
 ENTRY_COST = 60
 """What an entry takes besides the name of its topic, in bytes."""
 
-LOSSES = 2
+LOSSES = 3
 """How many times in a row the broker may drop the connection when we subscribe to the control topic, before that counts
 as a refusal."""
 
@@ -74,9 +74,10 @@ class Repair(Generic[S]):
         self.outbox: Outbox[S]
         self.topic = settings.control_topic
         self._connection: Connection[S] | None = None
-        self._has_topic = True
-        """Whether the broker lets us use the control topic, as far as we know."""
+        self._has_topic = False
+        """Whether the broker lets us use the control topic on this connection."""
         self._losses = 0
+        self._has_complained = False
         self._peers: dict[bytes, None] = {}
         self._awaited: dict[bytes, None] = {}
         """The nodes for which messages are held."""
@@ -102,26 +103,33 @@ class Repair(Generic[S]):
     # Connections.
 
     async def restore(self, connection: Connection[S]) -> None:
-        """Subscribe to the control topic; a refusal is logged once, and the connector works without repair."""
-        if connection.transport.keeps_messages or not self._has_topic:
+        """Subscribe to the control topic; where the broker refuses that, say so once, and work without repair.
+
+        Raises `Again` if the connection was lost by it.
+        """
+        self._has_topic = False
+        if connection.transport.keeps_messages:
+            return
+        if self._losses == LOSSES:
+            self._losses = 0  # the next connection asks for it again
+            self._do_without("the connection ended whenever it was asked for")
             return
         try:
             await connection.call(connection.transport.subscribe(self.topic), self._settings.publish_timeout)
-            self._losses = 0
-        except Lost:
+        except Lost as loss:
             self._losses += 1
-            if self._losses >= LOSSES:
-                self._do_without("the connection ended whenever it was asked for")
-            raise
+            raise Again from loss.__cause__
         except SubscribeRefusedError as refusal:
             self._do_without(self._settings.describe(refusal))
+            return
+        self._losses = 0
+        self._has_topic = True
 
     def resume(self, connection: Connection[S], is_first: bool) -> None:
         """Begin on a new connection; after a loss, hold messages until the nodes that were heard before are back."""
         self._connection = connection
-        keeps = connection.transport.keeps_messages
-        self._sender.answers = self._receiver.can_ask = self._has_topic and not keeps
-        if keeps:
+        self._sender.answers = self._receiver.can_ask = self._has_topic
+        if connection.transport.keeps_messages:
             return
         if self._has_topic:
             self._wanted.update(dict.fromkeys(self._receiver.topics))
@@ -334,12 +342,14 @@ class Repair(Generic[S]):
         self._say()
 
     def _do_without(self, why: str) -> None:
-        logger.warning(
-            "The broker does not let this node use the topic %r (control_topic): %s. Messages that are lost on the way "
-            "are not repaired; give the user the right to publish and subscribe there.",
-            self.topic,
-            why,
-        )
+        if not self._has_complained:
+            self._has_complained = True
+            logger.warning(
+                "The broker does not let this node use the topic %r (control_topic): %s. Messages that are lost on the "
+                "way are not repaired; give the user the right to publish and subscribe there.",
+                self.topic,
+                why,
+            )
         self._has_topic = self._sender.answers = self._receiver.can_ask = False
         for waiting in (self._counts, self._wanted, self._questions):
             waiting.clear()
