@@ -39,7 +39,7 @@ class Trail(msgspec.Struct, gc=False, eq=False):
 
     def mark(self, index: int) -> tuple[int, float, int]:
         """Return the first number of a frame, when it was sent, and its place in the history."""
-        return _MARK.unpack_from(self.marks, index * _MARK.size)  # type: ignore[return-value]
+        return _MARK.unpack_from(self.marks, index * _MARK.size)
 
     def number_of(self, index: int) -> int:
         """Return the first number of a frame."""
