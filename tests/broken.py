@@ -1538,8 +1538,8 @@ IN_NUMBERS = [
         "what is sent again is taken from strangers",
         "model/those_who_know",
         RECEIVING,
-        "        if stream is None:\n            return False\n        if stream.due",
-        "        if stream is None:\n            return True\n        if stream.due",
+        "        if stream is None or stream.is_new or stream.due is None:\n            return False\n",
+        "        if stream is None or stream.is_new or stream.due is None:\n            return stream is None\n",
     ),
     broken(
         "what is sent again is taken by nobody",
@@ -1573,7 +1573,7 @@ IN_NUMBERS = [
         "a question about later messages is taken for our own",
         "model/is_not_ours",
         RECEIVING,
-        "if question.first > stream.due or question.age is not None:",
+        "if stream.due is None or question.first > stream.due or question.age is not None:",
         "if question.age is not None:",
     ),
     broken(
@@ -1659,6 +1659,27 @@ IN_NUMBERS = [
         RECEIVING,
         "self._remember(gap, question.id, Asked(-inf, 0))",
         "self._remember(gap, question.id, Asked(now, stream.due))",
+    ),
+    broken(
+        "a number that was told before counts as the first of ours",
+        "model/between_a_told_number",
+        RECEIVING,
+        "stream.floor = told.given",
+        "pass",
+    ),
+    broken(
+        "what was skipped is taken when it comes late",
+        "model/dropped_unless",
+        RECEIVING,
+        "if self._keeps_messages and frame.number == stream.skipped_from:",
+        "if frame.number == stream.skipped_from:",
+    ),
+    broken(
+        "a forged frame hides what a log brings after it",
+        "model/dropped_unless",
+        RECEIVING,
+        "if self._keeps_messages and frame.number == stream.skipped_from:",
+        "if False:",
     ),
     broken(
         "the beginning of a sender's count is no excuse",

@@ -308,3 +308,38 @@ def test_a_sender_that_was_only_told_of_and_never_answered_is_asked_again_when_i
     assert not ear.has_gaps("t")
     ear.take("t", frame(NODE, 6), 50.0)
     assert ear.has_gaps("t")
+
+
+def told_of_old_messages() -> Any:
+    """Make a receiver that listens since 10 s, and then was told that 7 messages had been sent by second 6."""
+    ear = FULL.receiving.Receiver(1.0, 60.0)
+    ear.can_ask = True
+    ear.listen("t", 10.0)
+    ear.told(NODE, [WIRE.Count("t", 0, 7, 7, 5000)], True, 11.0)
+    return ear
+
+
+def test_a_number_that_was_told_is_enough_for_the_first_message_to_come_at_once() -> None:
+    ear = told_of_old_messages()
+    assert numbers(ear.take("t", frame(NODE, 7), 11.0)) == [(7, 0)]
+    assert not ear.has_gaps("t")
+
+
+def test_what_was_sent_between_a_told_number_and_the_subscription_is_not_missed() -> None:
+    ear = told_of_old_messages()
+    assert not ear.wants("t", several(7, 1, WIRE.AGAIN))
+    assert not ear.take("t", frame(NODE, 9), 11.0)
+    [gap], _ = ear.due(12.0)
+    asked = ear.ask(gap, 7, 12.0)
+    assert (asked.first, asked.age) == (7, 2_000_000)
+    loss, delivery = answer(ear, NODE, 10, 10, (7, 8, 9))
+    assert (loss.count, delivery.frame.number) == (1, 9)
+
+
+@pytest.mark.parametrize(("keeps_messages", "then"), [(False, []), (True, [(2, 0)])])
+def test_what_was_skipped_and_comes_late_is_dropped_unless_the_broker_is_a_log(keeps_messages: bool, then: Any) -> None:
+    ear = FULL.receiving.Receiver(1.0, 60.0, keeps_messages)
+    ear.listen("t", 0.0)
+    for number in (0, 1, 5):
+        ear.take("t", frame(NODE, number), 1.0)
+    assert numbers(ear.take("t", frame(NODE, 2), 2.0)) == then

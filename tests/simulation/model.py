@@ -75,7 +75,7 @@ class Model:
         self.loop = loop
         self.beginnings = beginnings
         self.asks = asks
-        """Whether a sender can be asked; if not, a frame that comes late may be taken for one that was due."""
+        """Whether a sender can be asked; if not, a newcomer may take a frame that comes late for the first that is due."""
         self.publish_timeout = publish_timeout
         self.faults: list[Fault] = []
         self.trace: list[tuple[object, ...]] = []
@@ -160,7 +160,7 @@ class Model:
             self.fault("M2", f"{ear.name} got its own node's {said.mark}", **where)
         if index in ear.got.setdefault(sender, {}):
             self.fault("M1", f"{ear.name} got {said.mark} twice", **where)
-        elif index < last and (self.asks or said.missed.get(ear.node) != "delayed"):
+        elif index < last:
             self.fault("M7", f"{ear.name} got {said.mark} after number {last}", **where)
         if ear.gone is not None:
             self.fault("M5", f"{ear.name} got {said.mark} {now - ear.gone:.3f} s after it had left", **where)

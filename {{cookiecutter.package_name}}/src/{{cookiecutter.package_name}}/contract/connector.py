@@ -91,8 +91,8 @@ class Node(Generic[S]):
             limits.forget_after,
             limits.max_message_bytes,
         )
-        patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout
-        self.receiver = Receiver(limits.heartbeat, patience)
+        patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout + limits.publish_timeout
+        self.receiver = Receiver(limits.heartbeat, patience, keeps_messages)
         self.subscriptions: Subscriptions[S] = Subscriptions(
             limits,
             link,

@@ -72,6 +72,7 @@ class Stream:
         "checked",
         "due",
         "first_heard",
+        "floor",
         "gap",
         "heard",
         "is_deaf",
@@ -85,6 +86,8 @@ class Stream:
         self.sender = sender
         self.due = due
         """The number of the next message; None until it is known where the sender's messages begin for us."""
+        self.floor: int | None = None
+        """A number that was told before anything was heard; while it is due, our messages may begin above it."""
         self.skipped_from: int | None = None
         self.skipped_to: int | None = None
         """The numbers that were due before and after a sender skipped some that could not be asked."""
@@ -97,6 +100,11 @@ class Stream:
         self.checked = -inf
         """When the sender was last asked because its numbers contradicted what we knew."""
         self.gap: Gap | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it is not known yet where the sender's messages begin for us."""
+        return self.due is None or self.due == self.floor
 
 
 class Topic:
@@ -159,7 +167,7 @@ class Gap:
     @property
     def is_beginning(self) -> bool:
         """Whether we do not know yet which of the messages we must get."""
-        return self.stream.due is None
+        return self.stream.is_new
 
     @property
     def first_held(self) -> int:
@@ -170,10 +178,12 @@ class Gap:
 class Receiver:
     """All senders on all topics to which a node listens."""
 
-    def __init__(self, heartbeat: float, patience: float) -> None:
+    def __init__(self, heartbeat: float, patience: float, keeps_messages: bool = False) -> None:
         self._heartbeat = heartbeat
         self._patience = patience
         """Seconds for which a sender that is not heard may be on its way back."""
+        self._keeps_messages = keeps_messages
+        """Whether the broker is a log: every frame comes once, and in order."""
         self._topics: dict[str, Topic] = {}
         self._order: dict[Stream, Topic] = {}
         """All streams; those that may be forgotten are looked for from the beginning."""
@@ -215,10 +225,8 @@ class Receiver:
         """Tell whether a frame that is sent again has something that we miss."""
         known = self._topics.get(topic)
         stream = known.streams.get(frame.sender) if known else None
-        if stream is None:
+        if stream is None or stream.is_new or stream.due is None:
             return False
-        if stream.due is None:
-            return True
         return frame.number + frame.count > stream.due and (stream.gap is not None or frame.number <= stream.due)
 
     def is_next(self, topic: str, frame: Frame, now: float) -> bool:
@@ -291,9 +299,9 @@ class Receiver:
         known = self._topics.get(question.topic)
         stream = known.streams.get(question.target) if known else None
         gap = stream.gap if stream else None
-        if gap is None or stream is None or stream.due is None or gap.is_check:
+        if gap is None or stream is None or stream.is_new or gap.is_check:
             return
-        if question.first > stream.due or question.age is not None:
+        if stream.due is None or question.first > stream.due or question.age is not None:
             return
         self._remember(gap, question.id, Asked(-inf, 0))
         if not gap.was_overheard:
@@ -403,6 +411,8 @@ class Receiver:
         stream = self._stream(known, sender, None if must_ask else told.given, answers, now)
         if must_ask and stream:
             self._open(known, stream, told.number, now)
+        elif stream:
+            stream.floor = told.given
 
     def _told(self, known: Topic, stream: Stream, told: Count, answers: bool, now: float) -> list[Effect]:
         stream.heard = now
@@ -434,7 +444,7 @@ class Receiver:
             gap.is_heard = True
         if due is None:
             assert gap
-            return [] if is_again else self._hold(gap, frame, now)
+            return self._hold(gap, frame, now)
         if frame.number <= due < end:
             if gap is None or gap.is_check:
                 stream.due, stream.last = end, frame.number
@@ -447,7 +457,7 @@ class Receiver:
         if end <= due:
             if is_again:
                 return []
-            if frame.number == stream.skipped_from and not self._may_ask(stream):
+            if self._keeps_messages and frame.number == stream.skipped_from:
                 # What was skipped comes after all, so another has forged the frame that skipped it.
                 stream.due, stream.last, stream.skipped_from = end, frame.number, None
                 return [Delivery(known.name, frame, 0, now)]
@@ -528,12 +538,12 @@ class Receiver:
         stream = gap.stream
         first = gap.first_held
         is_wrong = gap.is_check and frame.number < asked.due
-        if stream.due is None:
-            stream.due = min(start, first)
-        elif is_wrong:
+        if is_wrong:
             stream.due = min(frame.number, first)
-        gap.is_check = False
-        stream.due = max(stream.due, frame.base)
+        elif stream.is_new:
+            stream.due = max(min(start, first), stream.due or 0)
+        gap.is_check, stream.floor = False, None
+        stream.due = max(stream.due or 0, frame.base)
         return not is_wrong
 
     def _advance(self, gap: Gap, kept: int) -> list[Effect]:
@@ -569,7 +579,7 @@ class Receiver:
     def _give_up(self, gap: Gap) -> list[Effect]:
         """Count as lost what is missing, and go on with what is held; of a sender that was only told of, forget all."""
         stream = gap.stream
-        if stream.due is None:
+        if stream.is_new:
             if not gap.held:
                 self._remove(stream)
                 return []
