@@ -1668,20 +1668,6 @@ IN_NUMBERS = [
         "pass",
     ),
     broken(
-        "what was skipped is taken when it comes late",
-        "model/dropped_unless",
-        RECEIVING,
-        "if self._keeps_messages and frame.number == stream.skipped_from:",
-        "if frame.number == stream.skipped_from:",
-    ),
-    broken(
-        "a forged frame hides what a log brings after it",
-        "model/dropped_unless",
-        RECEIVING,
-        "if self._keeps_messages and frame.number == stream.skipped_from:",
-        "if False:",
-    ),
-    broken(
         "the beginning of a sender's count is no excuse",
         "model/below_the_base",
         RECEIVING,

@@ -92,7 +92,7 @@ class Node(Generic[S]):
             limits.max_message_bytes,
         )
         patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout + limits.publish_timeout
-        self.receiver = Receiver(limits.heartbeat, patience, keeps_messages)
+        self.receiver = Receiver(limits.heartbeat, patience)
         self.subscriptions: Subscriptions[S] = Subscriptions(
             limits,
             link,

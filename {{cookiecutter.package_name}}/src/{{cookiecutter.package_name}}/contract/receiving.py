@@ -78,8 +78,6 @@ class Stream:
         "is_deaf",
         "last",
         "sender",
-        "skipped_from",
-        "skipped_to",
     )
 
     def __init__(self, sender: bytes, due: int | None, answers: bool, now: float) -> None:
@@ -88,9 +86,6 @@ class Stream:
         """The number of the next message; None until it is known where the sender's messages begin for us."""
         self.floor: int | None = None
         """A number that was told before anything was heard; while it is due, our messages may begin above it."""
-        self.skipped_from: int | None = None
-        self.skipped_to: int | None = None
-        """The numbers that were due before and after a sender skipped some that could not be asked."""
         self.last: int | None = None
         """The number of the last frame that came in order."""
         self.answers = answers
@@ -178,12 +173,10 @@ class Gap:
 class Receiver:
     """All senders on all topics to which a node listens."""
 
-    def __init__(self, heartbeat: float, patience: float, keeps_messages: bool = False) -> None:
+    def __init__(self, heartbeat: float, patience: float) -> None:
         self._heartbeat = heartbeat
         self._patience = patience
         """Seconds for which a sender that is not heard may be on its way back."""
-        self._keeps_messages = keeps_messages
-        """Whether the broker is a log: every frame comes once, and in order."""
         self._topics: dict[str, Topic] = {}
         self._order: dict[Stream, Topic] = {}
         """All streams; those that may be forgotten are looked for from the beginning."""
@@ -457,10 +450,6 @@ class Receiver:
         if end <= due:
             if is_again:
                 return []
-            if self._keeps_messages and frame.number == stream.skipped_from:
-                # What was skipped comes after all, so another has forged the frame that skipped it.
-                stream.due, stream.last, stream.skipped_from = end, frame.number, None
-                return [Delivery(known.name, frame, 0, now)]
             if gap and gap.is_check:
                 return self._hold(gap, frame, now)
             if frame.number != stream.last and gap is None and self._check(known, stream, now):
@@ -473,16 +462,13 @@ class Receiver:
         if self._may_ask(stream):
             return self._hold(gap or self._open(known, stream, frame.number, now), frame, now)
         effects = self._jump(known, stream, frame.base, frame.number)
-        stream.due = stream.skipped_to = end
-        stream.last = frame.number
+        stream.due, stream.last = end, frame.number
         return [*effects, Delivery(known.name, frame, 0, now)]
 
     def _jump(self, known: Topic, stream: Stream, base: int, number: int) -> list[Effect]:
         """Count what was skipped by a sender that cannot be asked; what is below its base never was."""
-        if stream.due != stream.skipped_to:  # since the last time, frames have come in order
-            stream.skipped_from = stream.due
         due = max(stream.due or 0, base)
-        stream.due = stream.skipped_to = max(due, number)
+        stream.due = max(due, number)
         return [Loss(known.name, stream.sender, number - due)] if number > due else []
 
     def _check(self, known: Topic, stream: Stream, now: float) -> bool:
