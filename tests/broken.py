@@ -1668,6 +1668,20 @@ IN_NUMBERS = [
         "pass",
     ),
     broken(
+        "a sender that answers in vain is given up as fast as one that does not answer",
+        "model/less_and_less_often",
+        RECEIVING,
+        "            gap.tries, gap.was_overheard = 0, False\n",
+        "            gap.was_overheard = False\n",
+    ),
+    broken(
+        "an answer that brings nothing keeps hope alive",
+        "model/less_and_less_often",
+        RECEIVING,
+        "                gap.vain += 1\n",
+        "                gap.vain, gap.since = gap.vain + 1, now\n",
+    ),
+    broken(
         "the beginning of a sender's count is no excuse",
         "model/below_the_base",
         RECEIVING,

@@ -345,3 +345,22 @@ def test_what_comes_after_it_was_reported_as_lost_is_dropped() -> None:
     assert (loss.count, delivery.frame.number) == (3, 5)
     assert not ear.take("t", frame(NODE, 2), 2.0)
     assert numbers(ear.take("t", frame(NODE, 6), 2.0)) == [(6, 0)]
+
+
+def test_a_sender_that_has_what_is_missing_is_asked_for_it_less_and_less_often_and_then_given_up() -> None:
+    ear = receiver(patience=10.0)
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    asked, given_up = [], []
+    while (now := ear.next_due) < 60.0:
+        gaps, effects = ear.due(now)
+        given_up += [(type(effect).__name__, 10 < now < 12) for effect in effects]
+        for gap in gaps:
+            asked.append(now)
+            ear.ask(gap, len(asked), now)
+            body = WIRE.pack_body(WIRE.Answer([WIRE.Reply(len(asked), 1, 1)], 6, True))
+            said = WIRE.unpack(WIRE.pack(1, WIRE.ANSWER, NODE, 6, 0, 0, WIRE.ANSWERS, body))
+            assert not ear.answered("t", said, WIRE.unpack_answer(said), now)
+    assert given_up == [("Loss", True), ("Delivery", True)]
+    assert 10 <= len(asked) <= 15
+    assert asked[-1] - asked[-2] >= 1.0

@@ -88,7 +88,7 @@ class Model:
         self.away: dict[str, list[float]] = {}
         self.exempt: set[tuple[str, str]] = set()
         self.limited: set[str] = set()
-        """Nodes whose broker took only small frames for a while, so that they could not send all of it again."""
+        """Nodes that could not send all of it again: they were away for too long, or the broker took only small frames."""
         self.deliveries = 0
 
     def note(self, *words: object) -> None:

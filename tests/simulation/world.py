@@ -19,6 +19,9 @@ NOTICE = 0.3
 QUIET = 20
 """Heartbeats after which a sender has told its numbers for the last time, and some more."""
 
+PATIENCE = 30
+"""Seconds for which no receiver waits longer for a sender that is away alone."""
+
 
 class World:
     """Everything of one run."""
@@ -233,6 +236,8 @@ class World:
             line.hush(direction, False)
 
     def do_refuse(self, request: str, node: str | None, topic: str | None, how: str, span: float) -> None:
+        if node and request == "connect" and span > PATIENCE:
+            self.model.limited.add(node)
         self.rule(f"refuse_{request}", node, topic, span, how)
 
     def do_restart(self, span: float, apart: float) -> None:

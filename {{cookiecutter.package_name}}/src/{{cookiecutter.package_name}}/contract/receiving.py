@@ -32,7 +32,7 @@ JITTER = 0.005
 """At most so many seconds pass before a question, in the hope of overhearing another node's."""
 
 TRIES = 8
-"""How many questions, a quarter of a heartbeat apart, may bring nothing from a sender that still sends."""
+"""How many questions, a quarter of a heartbeat apart, a sender that still sends may leave without an answer."""
 
 OVERHEARD = 64
 """How many questions are remembered for a gap; an answer to any of them will do."""
@@ -137,6 +137,7 @@ class Gap:
         "topic",
         "tries",
         "until",
+        "vain",
         "was_overheard",
     )
 
@@ -150,11 +151,14 @@ class Gap:
         self.is_check = False
         """Whether nothing is missing, but the sender's numbers contradict what we knew."""
         self.since = now
-        """When it was opened, or when there was hope for it the last time."""
+        """When it was opened, or when something came of it the last time."""
         self.asked: dict[int, Asked] = {}
         """The questions whose answer will do, by their ids."""
         self.was_overheard = False
         self.tries = 0
+        """How many questions in a row had no answer, though the sender was heard."""
+        self.vain = 0
+        """How many answers in a row brought nothing."""
         self.is_heard = True
         self.left_at = inf
         self.ask_at = self.scheduled = inf
@@ -272,7 +276,7 @@ class Receiver:
             if asked is None:
                 continue
             stream.answers, stream.is_deaf = True, False
-            gap.since, gap.was_overheard = now, False
+            gap.tries, gap.was_overheard = 0, False
             due = stream.due
             effects += self._drop_bogus(gap, frame.number, answer.reached, asked.time)
             is_owed = self._place(gap, frame, reply.start, asked)
@@ -281,10 +285,12 @@ class Receiver:
             if stream.gap is None:
                 return effects
             if stream.due != due:
-                gap.tries = 0
+                gap.vain, gap.since = 0, now
+            else:
+                gap.vain += 1
         if not gap.is_beginning and not gap.is_check:
-            is_in_vain = answer.goes_on or gap.tries > 1
-            self._ask_at(gap, now + (self._quarter if is_in_vain else self._jitter()))
+            is_in_vain = answer.goes_on or gap.vain > 1
+            self._ask_at(gap, now + (self._quarter * min(max(gap.vain, 1), 4) if is_in_vain else self._jitter()))
         return effects
 
     def overheard(self, question: Question, now: float) -> None:
@@ -349,7 +355,7 @@ class Receiver:
     def resume(self, now: float) -> None:
         """Ask anew on a new connection."""
         for gap in self._gaps:
-            gap.tries, gap.since = 0, now
+            gap.tries, gap.vain, gap.since = 0, 0, now
             self._ask_at(gap, now + self._jitter())
 
     # Streams.
@@ -443,7 +449,7 @@ class Receiver:
                 stream.due, stream.last = end, frame.number
                 self.duplicates += due - frame.number
                 return [Delivery(known.name, frame, due - frame.number, now)]
-            gap.tries, gap.since = 0, now
+            gap.tries, gap.vain, gap.since = 0, 0, now
             if is_again:
                 gap.ask_at = max(gap.ask_at, now + self._quarter)
             return [*self._hold(gap, frame, now, always=True), *self._advance(gap, due)]
