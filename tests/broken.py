@@ -1682,6 +1682,20 @@ IN_NUMBERS = [
         "                gap.vain, gap.since = gap.vain + 1, now\n",
     ),
     broken(
+        "a sender that comes back is given up for what it could not hear",
+        "model/comes_back_again",
+        RECEIVING,
+        "                gap.tries, gap.since = 0, now\n",
+        "                gap.since = now\n",
+    ),
+    broken(
+        "a message on its way counts as done",
+        "model/on_its_way",
+        RECEIVING,
+        "if told.number < told.given and not must_ask:",
+        "if False:",
+    ),
+    broken(
         "the beginning of a sender's count is no excuse",
         "model/below_the_base",
         RECEIVING,

@@ -364,3 +364,21 @@ def test_a_sender_that_has_what_is_missing_is_asked_for_it_less_and_less_often_a
     assert given_up == [("Loss", True), ("Delivery", True)]
     assert 10 <= len(asked) <= 15
     assert asked[-1] - asked[-2] >= 1.0
+
+
+def test_a_sender_that_comes_back_again_and_again_is_not_taken_for_one_that_does_not_answer() -> None:
+    ear = receiver(patience=60.0)
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    for second in range(1, 20):
+        assert not ask(ear, float(second))
+        ear.returned(NODE, float(second))
+        told(ear, 6, float(second))
+    assert ask(ear, 100.0)
+
+
+def test_where_nobody_can_be_asked_a_message_on_its_way_is_not_counted_as_done() -> None:
+    ear = FULL.receiving.Receiver(1.0, 60.0)
+    ear.listen("t", 0.0)
+    ear.told(NODE, [WIRE.Count("t", 0, 7, 8, 0)], True, 1.0)
+    assert numbers(ear.take("t", frame(NODE, 7), 1.0)) == [(7, 0)]

@@ -307,6 +307,13 @@ class Receiver:
             gap.was_overheard = True
             gap.ask_at = max(gap.ask_at, now + self._quarter)
 
+    def returned(self, sender: bytes, now: float) -> None:
+        """Ask a sender anew that was away, and has not heard our last questions."""
+        for gap in self._gaps:
+            if gap.stream.sender == sender:
+                gap.tries, gap.since = 0, now
+                self._ask_at(gap, now + self._jitter())
+
     def left(self, sender: bytes, now: float) -> None:
         """Take it that a sender closes, and will answer no more questions."""
         for gap in self._gaps:
@@ -407,6 +414,8 @@ class Receiver:
             return
         is_old = told.number == told.given and now - told.quiet / 1000 < known.since
         must_ask = answers and self.can_ask and not is_old and len(self._gaps) < BEGINNINGS
+        if told.number < told.given and not must_ask:
+            return  # some are on their way, and the first of them that arrives is the first of ours
         stream = self._stream(known, sender, None if must_ask else told.given, answers, now)
         if must_ask and stream:
             self._open(known, stream, told.number, now)

@@ -241,6 +241,8 @@ class Repair(Generic[S]):
             self._peers.pop(frame.sender, None)
             self._late.pop(frame.sender, None)
             self._receiver.left(frame.sender, now)
+        if control.is_back:
+            self._receiver.returned(frame.sender, now)
         if control.topics or control.is_back:
             self._asked.update(dict.fromkeys(control.topics))
             self._must_answer |= control.is_back
