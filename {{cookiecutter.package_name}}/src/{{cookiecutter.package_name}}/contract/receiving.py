@@ -34,6 +34,9 @@ JITTER = 0.005
 TRIES = 8
 """How many questions, a quarter of a heartbeat apart, a sender that still sends may leave without an answer."""
 
+VAIN = 16
+"""How many answers in a row, up to a heartbeat apart, may bring nothing, though the sender has what is missing."""
+
 OVERHEARD = 64
 """How many questions are remembered for a gap; an answer to any of them will do."""
 
@@ -271,23 +274,22 @@ class Receiver:
             return []
         stream.heard, gap.is_heard = now, True
         effects: list[Effect] = []
+        due, is_ours = stream.due, False
         for reply in answer.replies:
             asked = gap.asked.get(reply.question)
             if asked is None:
                 continue
-            stream.answers, stream.is_deaf = True, False
-            gap.tries, gap.was_overheard = 0, False
-            due = stream.due
+            is_ours = stream.answers = True
+            stream.is_deaf = gap.was_overheard = False
             effects += self._drop_bogus(gap, frame.number, answer.reached, asked.time)
             is_owed = self._place(gap, frame, reply.start, asked)
             is_about_due = stream.due is not None and reply.start <= stream.due
             effects += self._advance(gap, reply.kept if is_owed and is_about_due else 0)
             if stream.gap is None:
                 return effects
-            if stream.due != due:
-                gap.vain, gap.since = 0, now
-            else:
-                gap.vain += 1
+        if is_ours:
+            gap.tries, gap.since = 0, now
+            gap.vain = gap.vain + 1 if stream.due == due else 0
         if not gap.is_beginning and not gap.is_check:
             is_in_vain = answer.goes_on or gap.vain > 1
             self._ask_at(gap, now + (self._quarter * min(max(gap.vain, 1), 4) if is_in_vain else self._jitter()))
@@ -572,7 +574,7 @@ class Receiver:
 
     def _is_hopeless(self, gap: Gap, now: float) -> bool:
         """Return whether to stop waiting for an answer."""
-        if gap.left_at <= now or gap.tries >= TRIES:
+        if gap.left_at <= now or gap.tries >= TRIES or gap.vain >= VAIN:
             return True
         patience = 2 * self._heartbeat if gap.is_check else self._patience
         return now - gap.since > patience
