@@ -582,7 +582,7 @@ class Receiver:
     def _give_up(self, gap: Gap) -> list[Effect]:
         """Count as lost what is missing, and go on with what is held; of a sender that was only told of, forget all."""
         stream = gap.stream
-        if stream.is_new:
+        if stream.due is None or stream.is_new:
             if not gap.held:
                 self._remove(stream)
                 return []
