@@ -499,8 +499,8 @@ IN_MESSAGING = [
         "what waits leaves in the wrong order",
         "M7/in_order",
         SENDING,
-        "messages = waiting[:count]",
-        "messages = waiting[:count][::-1]",
+        "body = self._serialization.join(parts)",
+        "body = self._serialization.join(parts[::-1])",
     ),
     broken(
         "a listener that raises gets nothing more",
@@ -1443,7 +1443,7 @@ IN_NUMBERS = [
     ),
     broken(
         "what is sent again is too large for the broker",
-        "model/make_up",
+        "model/takes_no_more",
         SENDING,
         "if most is None or len(kept.body) + wire.overhead(0) <= most:",
         "if True:",
@@ -1732,7 +1732,7 @@ IN_NUMBERS = [
     ),
     broken(
         "a wrong number that we took is not mended",
-        "model/forged_frames",
+        "model/wrong_number",
         RECEIVING,
         "is_wrong = gap.is_check and frame.number < asked.due",
         "is_wrong = False",

@@ -466,7 +466,7 @@ class World:
 
     def settle_down(self) -> None:
         """Let everything be sent, told, asked and answered until nothing is left to be said."""
-        quiet_since, limit = self.now, self.now + 600
+        quiet_since, limit = self.now, self.now + 600 + self.limits.patience
         while self.now - quiet_since <= QUIET or any(node.receiver.next_due < inf for node in self.nodes):
             rounds = 0
             while self.exchange():

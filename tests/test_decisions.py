@@ -382,3 +382,24 @@ def test_where_nobody_can_be_asked_a_message_on_its_way_is_not_counted_as_done()
     ear.listen("t", 0.0)
     ear.told(NODE, [WIRE.Count("t", 0, 7, 8, 0)], True, 1.0)
     assert numbers(ear.take("t", frame(NODE, 7), 1.0)) == [(7, 0)]
+
+
+def test_what_the_broker_takes_no_more_is_not_promised() -> None:
+    node = sender(history=100_000)
+    send(node, "t", 0.0, b'"' + b"x" * 5000 + b'"')
+    send(node, "t", 0.0)
+    node.pause(1.0)
+    node.resume(1000, 2.0)
+    lane = node.asked(question(node, 0), 3.0)
+    assert replies(node, lane) == [WIRE.Reply(1, 0, 1)]
+
+
+def test_a_wrong_number_that_was_taken_is_mended_by_the_senders_word() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 0), 0.0)
+    ear.take("t", several(1, 9), 0.0)
+    told(ear, 1, 1.0)
+    [gap], _ = ear.due(2.0)
+    ear.ask(gap, 7, 2.0)
+    answer(ear, NODE, 1, 1, (7, 1, 1))
+    assert numbers(ear.take("t", frame(NODE, 1), 3.0)) == [(1, 0)]

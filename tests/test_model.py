@@ -194,7 +194,7 @@ class Forgeries(RuleBasedStateMachine):
 
     @initialize(ears=st.lists(st.tuples(nodes, topics), min_size=1, max_size=4, unique=True))
     def begin(self, ears: list[tuple[int, str]]) -> None:
-        self.world = World(SMALL, NODES, Limits(1_000_000, 60.0, answers=True))
+        self.world = World(SMALL, NODES, Limits(1_000_000, 1000.0, answers=True))
         for index, topic in ears:
             self.world.listen(self.world.nodes[index], topic)
         self.world.exchange()
