@@ -511,6 +511,8 @@ class MessageConnector(Generic[S]):
     def _down(self, error: Exception) -> None:
         assert self._node
         self._node.pause()
+        if self._closing:
+            return  # nothing is restored any more
         settings = self.settings
         lost = ConnectionLostError(
             f"The connection to {settings.where} was lost: {settings.describe(error)}. It is being restored; "
