@@ -13,7 +13,7 @@ from .nodes import PATIENCE, PHASES, Log, Node, SpiedNode, Wire
 from .plugin import MakeNode
 from .proxy import Proxy
 
-TOPICS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200)
+TOPICS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(lambda name: name != "CONTROL")
 LITERAL_TOPICS = [
     "a",
     "A",
