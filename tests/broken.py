@@ -1644,7 +1644,7 @@ IN_NUMBERS = [
         "model/out_of_reach",
         RECEIVING,
         "patience = 2 * self._heartbeat if gap.is_check else self._patience",
-        "patience = 2 * self._heartbeat if gap.is_check or gap.is_beginning else self._patience",
+        "patience = 2 * self._heartbeat if gap.is_check or gap.stream.is_new else self._patience",
     ),
     broken(
         "a newcomer that did not answer is not asked again",

@@ -167,11 +167,6 @@ class Gap:
         self.ask_at = self.scheduled = inf
 
     @property
-    def is_beginning(self) -> bool:
-        """Whether we do not know yet which of the messages we must get."""
-        return self.stream.is_new
-
-    @property
     def first_held(self) -> int:
         """The number of the first frame that is held; if there is none, one that no frame has."""
         return self.held[0].frame.number if self.held else LARGEST_NUMBER + 1
@@ -290,7 +285,7 @@ class Receiver:
         if is_ours:
             gap.tries, gap.since = 0, now
             gap.vain = gap.vain + 1 if stream.due == due else 0
-        if not gap.is_beginning and not gap.is_check:
+        if not gap.stream.is_new and not gap.is_check:
             is_in_vain = answer.goes_on or gap.vain > 1
             self._ask_at(gap, now + (self._quarter * min(max(gap.vain, 1), 4) if is_in_vain else self._jitter()))
         return effects
@@ -358,7 +353,7 @@ class Receiver:
         gap.is_heard = gap.was_overheard = False
         self._remember(gap, question, Asked(now, gap.stream.due or 0))
         self._ask_at(gap, now + self._quarter)
-        age = int((now - gap.topic.since) * 1_000_000) if gap.is_beginning else None
+        age = int((now - gap.topic.since) * 1_000_000) if gap.stream.is_new else None
         return Question(gap.stream.sender, gap.topic.name, gap.stream.due or 0, age, question)
 
     def resume(self, now: float) -> None:
