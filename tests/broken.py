@@ -277,9 +277,9 @@ IN_LIFECYCLE = [
     broken(
         "closing is told as a loss",
         "L4/close_twice",
-        LINK,
-        "        if not self._is_closed:\n            self.last_failure",
-        "        if True:\n            self.last_failure",
+        CONNECTOR,
+        "        if self._closing:\n            return  # nothing is restored any more\n",
+        "",
     ),
     broken("a listener that closes waits for itself", "M9", LISTENERS, "if self.is_calling_us():", "if False:"),
     broken(

@@ -63,10 +63,10 @@ class Link(Generic[S]):
         receive: takes each payload that arrives.
         restore: brings a new connection to where the last one was; if it raises, the next host is tried.
         on_up: called with each new connection and the settings that it was made with.
-        on_down: called with the reason of each loss, once.
+        on_down: called with the reason for which each connection ended, once; with that of `close`, too.
         report: called with a `ReconnectError` for each new reason for which the connection cannot come back.
 
-    Once `close` has begun, none of the last three is called.
+    Once `close` has begun, neither `on_up` nor `report` is called.
     """
 
     def __init__(
@@ -226,9 +226,8 @@ class Link(Generic[S]):
     def _end(self, gone: "asyncio.Future[Exception]") -> None:
         self._connection = None
         self._lasted = gone.get_loop().time() - self._came
-        if not self._is_closed:
-            self.last_failure = f"the connection was lost: {self._limits.describe(gone.result())}"
-            self._on_down(gone.result())
+        self.last_failure = f"the connection was lost: {self._limits.describe(gone.result())}"
+        self._on_down(gone.result())
 
     def _tell(self, failure: AttemptFailed) -> None:
         """Report a failed attempt, unless its reason was reported less than a minute ago."""
