@@ -5,6 +5,7 @@ import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiormq
 import pytest
@@ -85,9 +86,9 @@ async def test_too_large_a_message_is_not_sent_or_is_told(own: Broker, node: Mak
 @pytest.mark.clause("L4", "R1")
 @pytest.mark.parametrize("fate", ["closed", "killed", "silent"])
 async def test_a_node_that_leaves_leaves_no_queue(
-    change: Callable[..., Settings], proxy: Proxy, through: str, given: Settings, fate: str
+    change: Callable[..., Settings], proxy: Proxy, through: dict[str, Any], given: Settings, fate: str
 ) -> None:
-    wire = Wire(change(url=through))
+    wire = Wire(change(**through))
     await wire.transport.connect()
     name = wire.transport._queue
     if fate == "killed":
@@ -110,10 +111,10 @@ async def test_a_node_that_leaves_leaves_no_queue(
 
 @pytest.mark.clause("R4", "T3")
 async def test_what_the_queue_does_not_hold_arrives_later(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher: Node = await node(publish_timeout=60, max_history_bytes=64_000_000)
-    subscriber: Node = await node(noisy=True, url=through, heartbeat=60, max_queue_bytes=100_000)
+    subscriber: Node = await node(noisy=True, **through, heartbeat=60, max_queue_bytes=100_000)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")

@@ -17,6 +17,7 @@ from .broker import LARGEST, SILENCE, USERS, AmqpServer, Broker, Qpid, RabbitMQ
 from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
 from .contract.plugin import MakeNode, start
 from .contract.proxy import Proxy
+from .contract.server import at_port
 from .contract.test_recovery import balance
 from .subject import Settings, contract
 
@@ -43,7 +44,7 @@ def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture
 async def gate(other: AmqpServer) -> AsyncIterator[Proxy]:
     """A proxy in front of the other server."""
-    gate = Proxy(other.target(other.url))
+    gate = Proxy({"url": ("127.0.0.1", other.port)}, {"url": 0})
     await gate.start()
     yield gate
     await gate.close()
@@ -151,9 +152,9 @@ async def test_too_large_a_message_is_not_sent(node: MakeNode, topic: str) -> No
 @pytest.mark.clause("L4", "R1")
 @pytest.mark.parametrize("fate", ["unsubscribed", "closed", "killed", "silent"])
 async def test_a_node_that_leaves_leaves_no_queue(
-    own: Broker, change: Callable[..., Settings], proxy: Proxy, through: str, topic: str, fate: str
+    own: Broker, change: Callable[..., Settings], proxy: Proxy, through: dict[str, Any], topic: str, fate: str
 ) -> None:
-    wire = Wire(change(url=through))
+    wire = Wire(change(**through))
     await wire.transport.connect()
     for name in (topic, f"{topic}-2"):
         await wire.transport.subscribe(name)
@@ -209,10 +210,10 @@ async def test_a_subscription_that_the_broker_ends_is_a_lost_connection(
 
 @pytest.mark.clause("R3", "R4", "R5")
 async def test_what_a_full_address_does_not_take_waits_and_is_no_loss_of_the_connection(
-    own: Broker, node: MakeNode, proxy: Proxy, through: str
+    own: Broker, node: MakeNode, proxy: Proxy, through: dict[str, Any]
 ) -> None:
     publisher: Node = await node(publish_timeout=1)
-    subscriber: Node = await node(noisy=True, url=through, heartbeat=60)
+    subscriber: Node = await node(noisy=True, **through, heartbeat=60)
     mailbox, sent = Log(), 0
     await subscriber.subscribe("full", mailbox)
     proxy.mute()
@@ -391,7 +392,7 @@ async def test_other_servers_take_what_is_not_too_large(other: AmqpServer, node:
 @pytest.mark.timeout(240)
 @pytest.mark.clause("R1", "R2", "R4")
 async def test_other_servers_leave_an_exact_balance(other: AmqpServer, gate: Proxy, node: MakeNode, topic: str) -> None:
-    url = other.through(other.url, gate.port)
+    url = at_port(other.url, gate.port)
     nodes: list[Node] = [
         await node(noisy=True, publish_timeout=60, url=url, server=other.kind, heartbeat=1.2) for _ in range(3)
     ]

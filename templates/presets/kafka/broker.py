@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from .contract.blanks import TEST_URL
 from .contract.java import fetch, java
 from .contract.server import Server, free_port
+from .subject import contract
 
 VERSION = "3.9.1"
 API_VERSIONS = b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff"
@@ -46,7 +47,7 @@ class Broker(Server):
         self.behind_port, self.login_port, self.controller_port = free_port(), free_port(), free_port()
         if elsewhere := os.environ.get(TEST_URL):  # somebody else runs it, and has a listener for the proxy, too
             self.behind_port = (urlsplit(elsewhere).port or 9092) + 2
-            self.proxy_port = self.behind_port + 10000
+            self.proxy_ports["url"] = self.behind_port + 10000
 
     def version(self) -> str:
         return f"Apache Kafka {VERSION}"
@@ -60,8 +61,9 @@ class Broker(Server):
         """Where a user must log in."""
         return f"kafka://127.0.0.1:{self.login_port}"
 
-    def target(self, url: str) -> tuple[str, int]:
-        return super().target(url)[0], self.behind_port
+    def targets(self, settings: contract.ConnectorSettings) -> dict[str, tuple[str, int]]:
+        host, _ = super().targets(settings)["url"]
+        return {"url": (host, self.behind_port)}
 
     def is_ready(self) -> bool:
         try:
@@ -88,7 +90,7 @@ class Broker(Server):
         module = "org.apache.kafka.common.security.plain.PlainLoginModule"
         users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
         listeners = {"PLAIN": self.port, "PROXIED": self.behind_port, "LOGIN": self.login_port}
-        advertised = {**listeners, "PROXIED": self.proxy_port}
+        advertised = {**listeners, "PROXIED": self.proxy_ports["url"]}
         protocols = {**dict.fromkeys(listeners, "PLAINTEXT"), "LOGIN": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
         return {
             "process.roles": "broker,controller",

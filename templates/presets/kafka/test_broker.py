@@ -119,11 +119,11 @@ async def test_topics_are_made_as_the_settings_say(node: MakeNode, admin: Any, t
 
 @pytest.mark.clause("R4")
 async def test_nothing_is_missed_through_cuts_without_a_control_topic(
-    node: MakeNode, proxy: Proxy, through: str, admin: Any, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], admin: Any, topic: str
 ) -> None:
     control: dict[str, Any] = {"control_topic": f"{topic}-control"}
     publisher: Node = await node(**control)
-    subscriber: Node = await node(noisy=True, url=through, **control)
+    subscriber: Node = await node(noisy=True, **through, **control)
     mailbox, sent = Log(), 0
     await subscriber.subscribe(topic, mailbox)
     for turn in range(10):
@@ -139,10 +139,10 @@ async def test_nothing_is_missed_through_cuts_without_a_control_topic(
 
 @pytest.mark.clause("R4", "M3")
 async def test_who_comes_back_to_a_topic_after_an_outage_begins_anew(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher: Node = await node()
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     gone, back = Log(), Log()
     await subscriber.subscribe(topic, gone)
     await publisher.publish(topic, "first")

@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from .contract.nodes import PATIENCE, Log, Node, Wire, patience
-from .contract.plugin import MakeHost, MakeNode, Serve
-from .contract.proxy import Proxy
+from .contract.plugin import MakeHost, MakeNode, ProxyFor, Serve
+from .contract.server import at_port
 from .subject import contract
 
 
@@ -152,15 +152,13 @@ async def test_no_topic_makes_a_node_forget_its_client_identifier(serve: Serve, 
 
 @pytest.mark.clause("R4")
 async def test_what_the_broker_drops_for_a_slow_subscriber_arrives_later(
-    serve: Serve, node: MakeNode, topic: str
+    serve: Serve, proxy_for: ProxyFor, node: MakeNode, topic: str
 ) -> None:
     limits = ["max_queued_bytes 1000", "max_inflight_bytes 100000", "max_queued_messages 5"]
     server = serve(configuration=["allow_anonymous true", *limits])
-    proxy = Proxy(("127.0.0.1", server.port))
-    await proxy.start()
+    proxy = await proxy_for(server)
     publisher: Node = await node(url=server.url, publish_timeout=60)
-    url = f"mqtt://127.0.0.1:{proxy.port}"
-    subscriber: Node = await node(url=url, noisy=True, heartbeat=PATIENCE / 4)
+    subscriber: Node = await node(url=at_port(server.url, proxy.port), noisy=True, heartbeat=PATIENCE / 4)
     mailbox, sent = Log(), 100
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")
@@ -172,7 +170,6 @@ async def test_what_the_broker_drops_for_a_slow_subscriber_arrives_later(
     _, *numbers = await mailbox.count(sent + 1)
     assert [number.lstrip("x") for number in numbers] == list(map(str, range(sent)))
     assert subscriber.stats()["repaired"] > 0
-    await proxy.close()
 
 
 @pytest.mark.clause("L4")

@@ -13,9 +13,8 @@ import trustme
 from nats.errors import NoRespondersError
 
 from .contract.nodes import PATIENCE, Log, Node, patience
-from .contract.plugin import MakeHost, MakeNode, Serve
-from .contract.proxy import Proxy
-from .contract.server import free_port
+from .contract.plugin import MakeHost, MakeNode, ProxyFor, Serve
+from .contract.server import at_port, free_port
 from .subject import Settings, contract
 
 
@@ -140,14 +139,12 @@ async def test_more_than_the_server_takes_is_too_large(serve: Serve, node: MakeN
 
 @pytest.mark.clause("R4")
 async def test_a_subscriber_that_the_server_cuts_off_gets_later_what_it_missed(
-    serve: Serve, node: MakeNode, topic: str
+    serve: Serve, proxy_for: ProxyFor, node: MakeNode, topic: str
 ) -> None:
     server = serve(configuration={"max_pending": 1_000_000, "max_payload": 500_000})
-    proxy = Proxy(("127.0.0.1", server.port))
-    await proxy.start()
+    proxy = await proxy_for(server)
     publisher: Node = await node(url=server.url, publish_timeout=60, max_history_bytes=64_000_000)
-    url = f"nats://127.0.0.1:{proxy.port}"
-    subscriber: Node = await node(url=url, noisy=True, heartbeat=2 * PATIENCE)
+    subscriber: Node = await node(url=at_port(server.url, proxy.port), noisy=True, heartbeat=2 * PATIENCE)
     mailbox, sent = Log(), 100
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")
@@ -161,7 +158,6 @@ async def test_a_subscriber_that_the_server_cuts_off_gets_later_what_it_missed(
     _, *numbers = await mailbox.before("last")
     assert [number.lstrip("x") for number in numbers] == list(map(str, range(sent)))
     assert subscriber.stats()["repaired"] > 0
-    await proxy.close()
 
 
 @pytest.mark.clause("R2", "R4")

@@ -37,9 +37,9 @@ async def subscriptions(admin: Any, topic: str) -> list[str]:
 
 @pytest.mark.clause("L4", "R4")
 async def test_a_subscription_outlives_a_connection_and_goes_with_its_node(
-    node: MakeNode, admin: Any, proxy: Proxy, through: str, topic: str
+    node: MakeNode, admin: Any, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     before = await subscriptions(admin, topic)
@@ -53,9 +53,9 @@ async def test_a_subscription_outlives_a_connection_and_goes_with_its_node(
 
 @pytest.mark.clause("L4", "R6")
 async def test_what_was_left_in_an_outage_is_left_at_the_server_too(
-    node: MakeNode, admin: Any, proxy: Proxy, through: str, topic: str
+    node: MakeNode, admin: Any, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     leaver, back = Log(), Log()
     await subscriber.subscribe(topic, leaver)
     (first,) = await subscriptions(admin, topic)
@@ -131,8 +131,8 @@ async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node
 
 
 @pytest.mark.clause("R1", "R2", "R4")
-async def test_cuts_leave_an_exact_balance(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    nodes: list[Node] = [await node(noisy=True, publish_timeout=60, url=through) for _ in range(3)]
+async def test_cuts_leave_an_exact_balance(node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str) -> None:
+    nodes: list[Node] = [await node(noisy=True, publish_timeout=60, **through) for _ in range(3)]
     await balance(nodes, topic, proxy.cut, 5)
 
 

@@ -29,6 +29,8 @@ Serve = Callable[..., Any]
 
 MakeHost = Callable[[], Awaitable[Host]]
 
+ProxyFor = Callable[[Server], Awaitable[Proxy]]
+
 
 _trouble: list[str] = []
 """What keeps all tests from the broker, once it is known."""
@@ -193,16 +195,31 @@ async def host(given: Settings) -> AsyncIterator[MakeHost]:
 @pytest.fixture
 async def proxy(given: Settings, broker: Broker) -> AsyncIterator[Proxy]:
     """A proxy in front of the broker; `through` has the settings for it."""
-    proxy = Proxy(broker.target(given.url.get_secret_value()), broker.proxy_port)
+    proxy = Proxy(broker.targets(given), broker.proxy_ports)
     await proxy.start()
     yield proxy
     await proxy.close()
 
 
 @pytest.fixture
-def through(given: Settings, broker: Broker, proxy: Proxy) -> str:
-    """The url of the broker by way of the proxy."""
-    return broker.through(given.url.get_secret_value(), proxy.port)
+def through(given: Settings, broker: Broker, proxy: Proxy) -> dict[str, Any]:
+    """The changes of the settings by which a node's connections lead through the proxy."""
+    return broker.through(given, proxy.ports)
+
+
+@pytest.fixture
+async def proxy_for() -> AsyncIterator[ProxyFor]:
+    """Puts a proxy in front of a server that `serve` has started; `at_port(server.url, proxy.port)` leads through it."""
+    proxies: list[Proxy] = []
+
+    async def proxy_for(server: Server) -> Proxy:
+        proxies.append(proxy := Proxy({"url": ("127.0.0.1", server.port)}, {"url": 0}))
+        await proxy.start()
+        return proxy
+
+    yield proxy_for
+    for proxy in proxies:
+        await proxy.close()
 
 
 @pytest.fixture

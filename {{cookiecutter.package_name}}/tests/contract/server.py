@@ -12,8 +12,10 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
+
+from ..subject import contract
 
 READY_WITHIN = 60.0
 """Seconds that a server may take to start."""
@@ -52,6 +54,20 @@ def find_program(name: str, install: str, *folders: str) -> str:
     return path
 
 
+def at_port(url: str, port: int) -> str:
+    """Return a url with this port of 127.0.0.1 in place of its host and port."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
+
+
+def _place(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("the url of the broker for the tests must name host and port")
+    return parts.hostname, parts.port
+
+
 class Server(ABC):
     """One broker. A subclass says how it is started, and at which url it is found then.
 
@@ -65,14 +81,22 @@ class Server(ABC):
     is_durable: ClassVar[bool] = False
     """Whether a broker that keeps messages for nodes that are away keeps them over its own restart, too."""
 
+    addresses: ClassVar[tuple[str, ...]] = ("url",)
+    """The settings that say where the broker listens: a url, or the number of a port. Each gets a proxy of its own."""
+
     used: ClassVar[str] = ""
     """Which server the tests talk to, for the report."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port = free_port()
-        self.proxy_port = free_port()
+        self.ports = {name: free_port() for name in self.addresses}
+        self.proxy_ports = {name: free_port() for name in self.addresses}
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port of the url; others are in `ports`, by the settings in `addresses`."""
+        return self.ports["url"]
 
     @abstractmethod
     def command(self) -> list[str]:
@@ -100,18 +124,14 @@ class Server(ABC):
             return False
         return True
 
-    def target(self, url: str) -> tuple[str, int]:
-        """Return host and port to which a proxy in front of the broker at `url` forwards."""
-        parts = urlsplit(url)
-        if parts.hostname is None or parts.port is None:
-            raise ValueError("the url of the broker for the tests must name host and port")
-        return parts.hostname, parts.port
+    def targets(self, settings: contract.ConnectorSettings) -> dict[str, tuple[str, int]]:
+        """Return, for each of `addresses`, host and port to which a proxy forwards, for a broker at these settings."""
+        host, port = _place(settings.url.get_secret_value())
+        return {name: (host, port) if name == "url" else (host, getattr(settings, name)) for name in self.addresses}
 
-    def through(self, url: str, port: int) -> str:
-        """Return `url` with a proxy on `port` of 127.0.0.1 in place of the broker."""
-        parts = urlsplit(url)
-        user, at, _ = parts.netloc.rpartition("@")
-        return urlunsplit(parts._replace(netloc=f"{user}{at}127.0.0.1:{port}"))
+    def through(self, settings: contract.ConnectorSettings, ports: dict[str, int]) -> dict[str, Any]:
+        """Return the changes of settings that lead to proxies on these ports of 127.0.0.1 in place of the broker."""
+        return {**ports, "url": at_port(settings.url.get_secret_value(), ports["url"])}
 
     @property
     def is_running(self) -> bool:

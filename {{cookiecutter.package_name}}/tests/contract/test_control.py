@@ -47,11 +47,11 @@ async def test_what_was_dropped_on_a_quiet_connection_arrives_later(node: MakeNo
 @pytest.mark.clause("R7", "R4")
 @pytest.mark.skipif(KEEPS, reason="not applicable: the broker keeps messages for nodes that are away")
 async def test_what_waits_is_held_until_the_others_are_back(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, monkeypatch: pytest.MonkeyPatch
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{contract.__name__}.repair.HOLD", 2 * PATIENCE)
-    publisher: SpiedNode = await node(SpiedNode, noisy=True, url=through)
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    publisher: SpiedNode = await node(SpiedNode, noisy=True, **through)
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     one, other = await node(), await node()
     mailbox, ticks, steps, gate = Log(), Log(), Log(), asyncio.Event()
     await subscriber.subscribe(topic, mailbox)
@@ -100,10 +100,10 @@ async def heard(one: SpiedNode, other: Node, topic: str) -> None:
 @pytest.mark.clause("R4", "E3")
 @pytest.mark.parametrize("method", ["control subscribe", "control publish"])
 async def test_a_refused_control_topic_is_logged_once_and_all_else_works(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, caplog: pytest.LogCaptureFixture, method: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, caplog: pytest.LogCaptureFixture, method: str
 ) -> None:
     publisher: Node = await node()
-    subscriber: SpiedNode = await node(SpiedNode, connect=False, noisy=True, url=through)
+    subscriber: SpiedNode = await node(SpiedNode, connect=False, noisy=True, **through)
     answers, mailbox = Log(), Log()
     kind = contract.SubscribeRefusedError if "subscribe" in method else contract.PublishRefusedError
 

@@ -137,8 +137,10 @@ async def test_a_callback_that_raises_is_told_and_harms_nobody(node: MakeNode, t
 
 
 @pytest.mark.clause("E2")
-async def test_handlers_that_raise_do_no_harm(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    connector: Node = await node(connect=False, noisy=True, url=through)
+async def test_handlers_that_raise_do_no_harm(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    connector: Node = await node(connect=False, noisy=True, **through)
 
     def bad(*_: object) -> None:
         raise ValueError("bad handler")
@@ -162,9 +164,9 @@ async def test_handlers_that_raise_do_no_harm(node: MakeNode, proxy: Proxy, thro
 
 @pytest.mark.clause("E2")
 async def test_an_error_to_which_nobody_listens_is_logged(
-    node: MakeNode, proxy: Proxy, through: str, caplog: pytest.LogCaptureFixture
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    connector: Node = await node(noisy=True, url=through)
+    connector: Node = await node(noisy=True, **through)
     connector.remove_listener("error", connector.errors)
     with caplog.at_level(logging.ERROR):
         await proxy.cut()
@@ -173,8 +175,10 @@ async def test_an_error_to_which_nobody_listens_is_logged(
 
 
 @pytest.mark.clause("E2")
-async def test_a_loss_is_told_with_what_where_and_what_to_do(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(noisy=True, url=through)
+async def test_a_loss_is_told_with_what_where_and_what_to_do(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
+) -> None:
+    connector: Node = await node(noisy=True, **through)
     await proxy.cut()
     text = str(await connector.error(contract.ConnectionLostError))
     assert f"127.0.0.1:{proxy.port}" in text
@@ -183,9 +187,9 @@ async def test_a_loss_is_told_with_what_where_and_what_to_do(node: MakeNode, pro
 
 @pytest.mark.clause("E3")
 async def test_a_refusal_when_restoring_is_told_and_the_rest_is_restored(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    connector: SpiedNode = await node(SpiedNode, noisy=True, **through)
     publisher: Node = await node()
     allowed, mailbox = f"{topic}-allowed", Log()
     await connector.subscribe(topic, Log())

@@ -194,9 +194,9 @@ async def test_a_connect_that_is_cancelled_leaves_another_one_alone(node: MakeNo
 
 
 @pytest.mark.clause("L11", "R3", "R6")
-async def test_start_comes_before_the_broker(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_start_comes_before_the_broker(node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str) -> None:
     await proxy.refuse()
-    connector: Node = await node(connect=False, noisy=True, url=through)
+    connector: Node = await node(connect=False, noisy=True, **through)
     other: Node = await node()
     mailbox, theirs, outcomes = Log(), Log(), Log()
     await other.subscribe(f"{topic}-out", theirs)
@@ -223,10 +223,10 @@ async def test_start_comes_before_the_broker(node: MakeNode, proxy: Proxy, throu
 
 @pytest.mark.clause("L11", "L4")
 async def test_a_start_that_never_succeeds_can_be_closed(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     await proxy.refuse()
-    connector: Node = await node(connect=False, noisy=True, url=through, publish_timeout=0.3, connect_timeout=0.5)
+    connector: Node = await node(connect=False, noisy=True, **through, publish_timeout=0.3, connect_timeout=0.5)
     connector.start()
     await connector.error(contract.ReconnectError)
     async with patience():
@@ -271,9 +271,9 @@ class Source:
 @pytest.mark.clause("L12")
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_settings_come_from_a_function_at_each_attempt(
-    node: MakeNode, change: Change, proxy: Proxy, through: str, is_async: bool
+    node: MakeNode, change: Change, proxy: Proxy, through: dict[str, Any], is_async: bool
 ) -> None:
-    source = Source(change, url=through)
+    source = Source(change, **through)
     function: Any = source.later if is_async else source
     connector: SpiedNode = await node(lambda _: SpiedNode(function), connect=False, noisy=True)
     connector.trouble["connect"] = source.let_in
@@ -298,9 +298,9 @@ class Unfit(BaseException):
 
 @pytest.mark.clause("L12")
 async def test_a_settings_function_that_hangs_is_a_failed_attempt(
-    node: MakeNode, change: Change, proxy: Proxy, through: str
+    node: MakeNode, change: Change, proxy: Proxy, through: dict[str, Any]
 ) -> None:
-    source = Source(change, url=through, connect_timeout=0.3)
+    source = Source(change, **through, connect_timeout=0.3)
 
     async def hang_once() -> Settings:
         if source.calls == 1:
@@ -335,13 +335,13 @@ async def test_the_settings_class_reads_the_environment_anew(
 
 @pytest.mark.clause("L12", "R9")
 async def test_a_password_file_is_read_at_each_connection(
-    node: MakeNode, change: Change, proxy: Proxy, through: str, tmp_path: Path
+    node: MakeNode, change: Change, proxy: Proxy, through: dict[str, Any], tmp_path: Path
 ) -> None:
     file = tmp_path / "password"
     file.write_text("s3cr3t-1\n")
-    source = Source(change, url=through)
+    source = Source(change, **through)
     connector: SpiedNode = await node(
-        SpiedNode, connect=False, noisy=True, url=through, username="somebody", password_file=file
+        SpiedNode, connect=False, noisy=True, **through, username="somebody", password_file=file
     )
     connector.trouble["connect"] = source.let_in
     await connector.connect()

@@ -18,7 +18,7 @@ from ..subject import Connector, Settings, Topic, contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
 from .plugin import MakeHost, MakeNode
 from .proxy import Proxy
-from .server import free_port
+from .server import at_port, free_port
 
 Change = Callable[..., Settings]
 
@@ -137,19 +137,21 @@ async def test_connect_makes_ready_once(node: MakeNode) -> None:
 
 
 @pytest.mark.clause("L2")
-async def test_connecting_twice_at_once_makes_one_connection(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(connect=False, url=through)
+async def test_connecting_twice_at_once_makes_one_connection(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
+) -> None:
+    connector: Node = await node(connect=False, **through)
     await connector.connect()
     alone = proxy.accepted
-    twice: Node = await node(connect=False, url=through)
+    twice: Node = await node(connect=False, **through)
     await asyncio.gather(twice.connect(), twice.connect())
     assert proxy.accepted == 2 * alone
     assert len(twice.readies.items) == 1
 
 
 @pytest.mark.clause("L2")
-async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(connect=False, noisy=True, url=through)
+async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, through: dict[str, Any]) -> None:
+    connector: Node = await node(connect=False, noisy=True, **through)
     always, once, never = Log(), Log(), Log()
     connector.on("ready")(always)
     connector.once("ready", once)
@@ -163,9 +165,9 @@ async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, thro
 
 @pytest.mark.clause("L3")
 async def test_an_unreachable_broker_is_told_in_time_and_can_be_tried_again(
-    node: MakeNode, proxy: Proxy, through: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
 ) -> None:
-    connector: Node = await node(connect=False, url=through)
+    connector: Node = await node(connect=False, **through)
     await proxy.refuse()
     async with patience():
         with pytest.raises(contract.ConnectError, match=r"127\.0\.0\.1"):
@@ -178,9 +180,9 @@ async def test_an_unreachable_broker_is_told_in_time_and_can_be_tried_again(
 
 @pytest.mark.clause("L3", "L4")
 async def test_a_broker_that_accepts_and_never_answers_is_told_in_time(
-    node: MakeNode, proxy: Proxy, through: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
 ) -> None:
-    connector: Node = await node(connect=False, url=through, connect_timeout=0.5)
+    connector: Node = await node(connect=False, **through, connect_timeout=0.5)
     before = others()
     proxy.mute()
     started = asyncio.get_running_loop().time()
@@ -190,7 +192,7 @@ async def test_a_broker_that_accepts_and_never_answers_is_told_in_time(
     assert connector.is_ready is False
     await proxy.heal()
     async with patience():
-        await proxy.until(lambda: proxy.connections == 0)
+        await proxy.until(lambda: not proxy.connections)
     assert others() <= before
 
 
@@ -258,9 +260,11 @@ async def test_close_lets_listeners_finish_what_has_arrived(node: MakeNode, topi
 
 
 @pytest.mark.clause("L4")
-async def test_close_releases_tasks_threads_and_sockets(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_close_releases_tasks_threads_and_sockets(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
     before, threads = others(), set(threading.enumerate())
-    connector: Node = await node(url=through)
+    connector: Node = await node(**through)
     await connector.subscribe(topic, Log())
     await connector.publish(topic, "something")
     assert connector.is_ready
@@ -268,7 +272,7 @@ async def test_close_releases_tasks_threads_and_sockets(node: MakeNode, proxy: P
     assert connector.is_ready is False
     assert len(connector.closes.items) == 1
     async with patience():
-        await proxy.until(lambda: proxy.connections == 0)
+        await proxy.until(lambda: not proxy.connections)
     assert others() <= before
     async with patience():
         while set(threading.enumerate()) - threads:
@@ -307,12 +311,12 @@ async def test_close_twice_at_once_and_before_connect(node: MakeNode) -> None:
 
 
 @pytest.mark.clause("L4")
-async def test_close_while_connecting(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(connect=False, url=through)
+async def test_close_while_connecting(node: MakeNode, proxy: Proxy, through: dict[str, Any]) -> None:
+    connector: Node = await node(connect=False, **through)
     proxy.mute()
     connecting = asyncio.ensure_future(connector.connect())
     async with patience():
-        await proxy.until(lambda: proxy.connections > 0)
+        await proxy.until(lambda: proxy.connections)
         await connector.close()
         with pytest.raises(contract.ClosedError):
             await connecting
@@ -320,8 +324,10 @@ async def test_close_while_connecting(node: MakeNode, proxy: Proxy, through: str
 
 
 @pytest.mark.clause("L4", "R6")
-async def test_close_in_an_outage_fails_what_waits(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    connector: Node = await node(url=through, noisy=True, publish_timeout=60)
+async def test_close_in_an_outage_fails_what_waits(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    connector: Node = await node(**through, noisy=True, publish_timeout=60)
     await proxy.refuse()
     await connector.until_down()
     outcomes = Log()
@@ -356,9 +362,9 @@ async def test_a_transport_is_closed_once_also_when_it_never_connected(node: Mak
 
 @pytest.mark.clause("L4", "R6")
 async def test_close_with_a_subscription_pending_on_a_silent_connection(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    connector: SpiedNode = await node(SpiedNode, noisy=True, **through)
     proxy.mute()
     pending = asyncio.ensure_future(connector.subscribe(topic, Log()))
     async with patience():
@@ -393,15 +399,15 @@ async def test_close_right_after_a_loss_still_closes_the_transport(node: MakeNod
 
 @pytest.mark.clause("L4", "R4")
 async def test_what_outlives_a_connection_is_undone_at_the_end_and_not_at_a_loss(
-    node: MakeNode, proxy: Proxy, through: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    connector: SpiedNode = await node(SpiedNode, noisy=True, **through)
     await proxy.cut()
     await connector.until_ready(2)
     assert connector.called("leave") == 0
     await connector.close()
     assert [method for method, _ in connector.calls if method != "ping"][-2:] == ["leave", "close"]
-    away: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    away: SpiedNode = await node(SpiedNode, noisy=True, **through)
     await proxy.refuse()
     await away.until_down()
     await away.close()
@@ -410,9 +416,9 @@ async def test_what_outlives_a_connection_is_undone_at_the_end_and_not_at_a_loss
 
 @pytest.mark.clause("L4")
 async def test_connect_that_waits_for_a_reconnection_ends_with_close(
-    node: MakeNode, proxy: Proxy, through: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
 ) -> None:
-    connector: Node = await node(noisy=True, url=through, connect_timeout=2 * PATIENCE)
+    connector: Node = await node(noisy=True, **through, connect_timeout=2 * PATIENCE)
     await proxy.refuse()
     await connector.until_down()
     waiting = asyncio.ensure_future(connector.connect())
@@ -451,19 +457,19 @@ async def test_async_with_connects_and_closes(change: Change) -> None:
 
 
 @pytest.mark.clause("L7")
-async def test_cancelling_connect_undoes_it(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(connect=False, url=through)
+async def test_cancelling_connect_undoes_it(node: MakeNode, proxy: Proxy, through: dict[str, Any]) -> None:
+    connector: Node = await node(connect=False, **through)
     before = others()
     proxy.mute()
     connecting = asyncio.ensure_future(connector.connect())
     async with patience():
-        await proxy.until(lambda: proxy.connections > 0)
+        await proxy.until(lambda: proxy.connections)
         connecting.cancel()
         await asyncio.wait((connecting,))
         assert connecting.cancelled()
         assert {task for task in others() - before if "Proxy" not in str(task.get_coro())} == set()
         await proxy.heal()
-        await proxy.until(lambda: proxy.connections == 0)
+        await proxy.until(lambda: not proxy.connections)
         await connector.connect()
     assert connector.is_ready
 
@@ -571,12 +577,10 @@ def test_a_host_needs_nothing_but_the_class() -> None:
 
 
 @pytest.mark.clause("L9")
-async def test_no_secret_is_shown(
-    given: Settings, change: Change, broker: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_no_secret_is_shown(given: Settings, change: Change, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     secrets = "s3cr3t%2Fp4ss", "s3cr3t/p4ss"
-    open_url = broker.through(given.url.get_secret_value(), free_port()).partition("://")
+    open_url = at_port(given.url.get_secret_value(), free_port()).partition("://")
     connector = Node(change(url=f"{open_url[0]}://somebody:{secrets[0]}@{open_url[2].rpartition('@')[2]}"))
     with pytest.raises(contract.ConnectError) as raised:
         await connector.connect()

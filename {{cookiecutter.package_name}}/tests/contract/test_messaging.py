@@ -83,8 +83,10 @@ async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode
 
 
 @pytest.mark.clause("M2")
-async def test_a_node_never_gets_its_own_messages(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    one: Node = await node(url=through, noisy=True)
+async def test_a_node_never_gets_its_own_messages(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    one: Node = await node(**through, noisy=True)
     other: Node = await node()
     own = private_topic(one.node_name)
     mailboxes = {name: [Log(), Log()] for name in (topic, own)}
@@ -138,9 +140,9 @@ async def test_a_subscription_is_live_when_subscribe_returns(node: MakeNode, top
     ],
 )
 async def test_it_returns_when_the_broker_has_answered_and_not_before(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, method: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, method: str
 ) -> None:
-    connector: Node = await node(url=through, heartbeat=10 * PATIENCE)
+    connector: Node = await node(**through, heartbeat=10 * PATIENCE)
     one, other, ticks = await node(), await node(), Log()
     await one.subscribe(f"{topic}-clock", ticks)
     proxy.mute()
@@ -171,11 +173,11 @@ async def test_a_second_listener_gets_nothing_from_before_it_subscribed(node: Ma
 
 @pytest.mark.clause("M3")
 async def test_what_is_on_its_way_when_a_second_listener_comes_passes_it_by(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     if BrokerTransport.ping is contract.Transport.ping:
         pytest.skip("not applicable: without `ping` in the transport there is no telling what is on its way")
-    subscriber: SpiedNode = await node(SpiedNode, url=through, heartbeat=10 * PATIENCE)
+    subscriber: SpiedNode = await node(SpiedNode, **through, heartbeat=10 * PATIENCE)
     publisher: Node = await node()
     first, late, entered = Log(), Log(), Log()
     await subscriber.subscribe(topic, first)

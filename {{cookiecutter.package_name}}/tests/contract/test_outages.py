@@ -63,10 +63,10 @@ async def test_the_backoff_goes_on_while_each_connection_dies_at_once(node: Make
 @pytest.mark.clause("R3")
 @pytest.mark.parametrize("fault", ["mute", "cut"])
 async def test_no_other_setting_lengthens_a_publish(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, fault: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, fault: str
 ) -> None:
     slow = {"heartbeat": 10 * PATIENCE, "connect_timeout": 10 * PATIENCE}
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=0.3, **slow)
+    publisher: Node = await node(noisy=True, **through, publish_timeout=0.3, **slow)
     outcomes = Log()
     proxy.mute()
     if fault == "cut":
@@ -136,9 +136,9 @@ async def test_a_large_message_that_makes_the_broker_cut_is_given_up_soon(node: 
 
 @pytest.mark.clause("R9", "R3")
 async def test_each_new_reason_for_staying_away_is_told_once(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through, publish_timeout=0.3)
+    connector: SpiedNode = await node(SpiedNode, noisy=True, **through, publish_timeout=0.3)
     attempts = Log()
     reason: list[BaseException] = [OSError("no route")]
 
@@ -164,10 +164,10 @@ async def test_each_new_reason_for_staying_away_is_told_once(
 
 @pytest.mark.clause("R9")
 async def test_a_reason_that_lasts_is_told_again(
-    node: MakeNode, proxy: Proxy, through: str, monkeypatch: pytest.MonkeyPatch
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"{contract.__name__}.link.TELL_AGAIN", 0.3)
-    connector: Node = await node(noisy=True, url=through)
+    connector: Node = await node(noisy=True, **through)
     await proxy.refuse()
     started = asyncio.get_running_loop().time()
     await connector.errors.count(4)  # with the loss
@@ -227,9 +227,9 @@ async def test_the_next_attempt_begins_with_the_next_host(node: MakeNode, given:
 @pytest.mark.clause("L4")
 @pytest.mark.parametrize("is_first", [False, True], ids=["let in, then closed", "closed, then let in"])
 async def test_close_while_a_reconnection_is_about_to_succeed(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, is_first: bool
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, is_first: bool
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, noisy=True, url=through, publish_timeout=10 * PATIENCE)
+    connector: SpiedNode = await node(SpiedNode, noisy=True, **through, publish_timeout=10 * PATIENCE)
     subscriber, other = await node(), await node()
     mailbox, entered, gate, outcomes = Log(), Log(), asyncio.Event(), Log()
     await subscriber.subscribe(topic, mailbox)
@@ -266,11 +266,9 @@ def note(outcomes: Log, number: int, error: Exception | None) -> None:
 
 @pytest.mark.clause("M4")
 async def test_a_subscribe_that_timed_out_leaves_nothing(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    connector: SpiedNode = await node(
-        SpiedNode, connect=False, url=through, publish_timeout=0.3, heartbeat=10 * PATIENCE
-    )
+    connector: SpiedNode = await node(SpiedNode, connect=False, **through, publish_timeout=0.3, heartbeat=10 * PATIENCE)
     other: Node = await node()
     arrived, mailbox = Log(), Log()
     connector.trouble["connect"] = listen_to(arrived)
@@ -312,8 +310,10 @@ async def test_an_unsubscribe_that_failed_is_tried_again(node: MakeNode, topic: 
 
 
 @pytest.mark.clause("E2")
-async def test_odd_handlers_of_events_harm_nobody(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    connector: Node = await node(connect=False, noisy=True, url=through)
+async def test_odd_handlers_of_events_harm_nobody(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    connector: Node = await node(connect=False, noisy=True, **through)
 
     def handler(deed: Callable[[], None], is_async: bool) -> Callable[..., Any]:
         async def later(*_: object) -> None:

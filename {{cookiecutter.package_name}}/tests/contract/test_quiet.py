@@ -94,9 +94,9 @@ async def test_numbers_are_told_four_times_and_a_forgotten_topic_begins_anew(
 
 @pytest.mark.clause("T3")
 async def test_small_messages_fill_the_outbox_by_what_they_cost(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=100_000)
+    publisher: Node = await node(noisy=True, **through, publish_timeout=60, max_outbox_bytes=100_000)
     await proxy.refuse()
     await publisher.until_down()
     taken = 0

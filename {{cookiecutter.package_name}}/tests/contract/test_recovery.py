@@ -29,9 +29,9 @@ def losses(node: Node) -> int:
 
 
 @pytest.mark.clause("R1", "R2")
-async def test_a_cut_is_told_once_and_mended(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_a_cut_is_told_once_and_mended(node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str) -> None:
     publisher: Node = await node()
-    subscriber: Node = await node(connect=False, noisy=True, url=through)
+    subscriber: Node = await node(connect=False, noisy=True, **through)
     states, mailboxes = Log(), {f"{topic}-{number}": Log() for number in range(3)}
     subscriber.on("error", lambda _: states(("error", subscriber.is_ready)))
     subscriber.on("ready", lambda: states(("ready", subscriber.is_ready)))
@@ -50,8 +50,10 @@ async def test_a_cut_is_told_once_and_mended(node: MakeNode, proxy: Proxy, throu
 
 
 @pytest.mark.clause("R1")
-async def test_a_cut_is_told_long_before_a_silence_would_be(node: MakeNode, proxy: Proxy, through: str) -> None:
-    connector: Node = await node(noisy=True, url=through, heartbeat=20 * PATIENCE)
+async def test_a_cut_is_told_long_before_a_silence_would_be(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
+) -> None:
+    connector: Node = await node(noisy=True, **through, heartbeat=20 * PATIENCE)
     await proxy.cut()
     await connector.until_down()
     await connector.until_ready(2)
@@ -59,8 +61,10 @@ async def test_a_cut_is_told_long_before_a_silence_would_be(node: MakeNode, prox
 
 @pytest.mark.clause("R1")
 @pytest.mark.parametrize("is_subscribed", [True, False])
-async def test_silence_is_noticed(node: MakeNode, proxy: Proxy, through: str, topic: str, is_subscribed: bool) -> None:
-    connector: Node = await node(noisy=True, url=through)
+async def test_silence_is_noticed(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, is_subscribed: bool
+) -> None:
+    connector: Node = await node(noisy=True, **through)
     if is_subscribed:
         await connector.subscribe(topic, Log())
     proxy.mute()
@@ -74,8 +78,10 @@ async def test_silence_is_noticed(node: MakeNode, proxy: Proxy, through: str, to
 
 
 @pytest.mark.clause("R2")
-async def test_it_tries_until_the_broker_is_back(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+async def test_it_tries_until_the_broker_is_back(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     publisher: Node = await node()
     attempts, mailbox = Log(), Log()
 
@@ -95,9 +101,11 @@ async def test_it_tries_until_the_broker_is_back(node: MakeNode, proxy: Proxy, t
 
 
 @pytest.mark.clause("R2")
-async def test_attempts_come_more_and_more_slowly_and_not_in_step(node: MakeNode, proxy: Proxy, through: str) -> None:
+async def test_attempts_come_more_and_more_slowly_and_not_in_step(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any]
+) -> None:
     delays = {"reconnect_delay_min": 0.03, "reconnect_delay_max": 0.24}
-    connectors: list[SpiedNode] = [await node(SpiedNode, noisy=True, url=through, **delays) for _ in range(2)]
+    connectors: list[SpiedNode] = [await node(SpiedNode, noisy=True, **through, **delays) for _ in range(2)]
     logs = [Log() for _ in connectors]
 
     def note(log: Log) -> Any:
@@ -123,8 +131,10 @@ async def test_attempts_come_more_and_more_slowly_and_not_in_step(node: MakeNode
 
 
 @pytest.mark.clause("R2")
-async def test_a_loss_while_restoring_is_not_forgotten(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+async def test_a_loss_while_restoring_is_not_forgotten(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     publisher: Node = await node()
     mailbox, restorations = Log(), Log()
     await subscriber.subscribe(topic, mailbox)
@@ -168,9 +178,9 @@ async def test_silence_while_restoring_is_noticed(node: MakeNode, topic: str) ->
 
 @pytest.mark.clause("R2", "M4")
 async def test_who_unsubscribes_while_it_is_restored_is_not_subscribed(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     mailbox, entered, gate = Log(), Log(), asyncio.Event()
     await subscriber.subscribe(topic, mailbox)
 
@@ -191,9 +201,9 @@ async def test_who_unsubscribes_while_it_is_restored_is_not_subscribed(
 
 @pytest.mark.clause("R2")
 async def test_what_an_abandoned_transport_says_is_ignored(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     publisher: Node = await node()
     mailbox, transports = Log(), Log()
 
@@ -215,8 +225,10 @@ async def test_what_an_abandoned_transport_says_is_ignored(
 
 
 @pytest.mark.clause("R3")
-async def test_a_publish_waits_for_the_connection(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=2 * PATIENCE)
+async def test_a_publish_waits_for_the_connection(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    publisher: Node = await node(noisy=True, **through, publish_timeout=2 * PATIENCE)
     subscriber: Node = await node()
     mailbox, outcomes = Log(), Log()
     await subscriber.subscribe(topic, mailbox)
@@ -234,9 +246,9 @@ async def test_a_publish_waits_for_the_connection(node: MakeNode, proxy: Proxy, 
 
 @pytest.mark.clause("R3", "E1")
 async def test_a_publish_that_waits_too_long_is_an_error(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    publisher: SpiedNode = await node(SpiedNode, noisy=True, url=through, publish_timeout=0.3)
+    publisher: SpiedNode = await node(SpiedNode, noisy=True, **through, publish_timeout=0.3)
     outcomes = Log()
 
     async def fail(*_: object) -> None:
@@ -317,9 +329,9 @@ async def test_a_control_frame_that_hangs_holds_up_no_message(node: MakeNode, to
 
 @pytest.mark.clause("R3")
 async def test_what_is_published_when_another_is_given_up_is_given_up_too(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=0.2)
+    publisher: Node = await node(noisy=True, **through, publish_timeout=0.2)
     outcomes = Log()
     await proxy.refuse()
     await publisher.until_down()
@@ -371,9 +383,11 @@ async def test_a_new_connection_that_takes_less_loses_nothing_without_a_word(nod
 
 
 @pytest.mark.clause("R4")
-async def test_what_a_cut_receiver_missed_arrives_later(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_what_a_cut_receiver_missed_arrives_later(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
     publisher: Node = await node()
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")
@@ -460,9 +474,9 @@ async def test_what_waits_at_a_loss_is_sent_after_it(node: MakeNode, topic: str)
 
 @pytest.mark.clause("R4")
 async def test_a_message_that_was_given_up_is_reported_to_who_misses_it(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=0.3)
+    publisher: Node = await node(noisy=True, **through, publish_timeout=0.3)
     subscriber: Node = await node(noisy=True)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
@@ -617,10 +631,12 @@ async def test_who_returns_while_the_broker_is_still_told_of_its_leaving_is_told
 
 @pytest.mark.clause("R4")
 @pytest.mark.parametrize("seed", range(2))
-async def test_a_storm_loses_nothing(node: MakeNode, proxy: Proxy, through: str, topic: str, seed: int) -> None:
+async def test_a_storm_loses_nothing(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, seed: int
+) -> None:
     chance = random.Random(seed)
     nodes: list[Node] = [
-        await node(noisy=True, publish_timeout=60, url=through) if index else await node(noisy=True, publish_timeout=60)
+        await node(noisy=True, publish_timeout=60, **through) if index else await node(noisy=True, publish_timeout=60)
         for index in range(3)
     ]
     mailboxes = [Log() for _ in nodes]
@@ -757,9 +773,9 @@ async def test_a_blocked_event_loop_is_no_lost_connection(node: MakeNode, topic:
 
 @pytest.mark.clause("R6")
 async def test_subscribing_and_unsubscribing_in_an_outage(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     publisher: Node = await node()
     leaver, comer = Log(), Log()
     await subscriber.subscribe(topic, leaver)

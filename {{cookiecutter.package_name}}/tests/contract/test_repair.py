@@ -1,6 +1,7 @@
 """Chapter R: what was missed arrives later, in order, and what is lost is reported."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -26,10 +27,10 @@ async def cut_off(proxy: Proxy, node: Node, fault: str) -> None:
 @pytest.mark.clause("R4")
 @pytest.mark.parametrize("fault", ["refuse", "mute"])
 async def test_all_that_was_published_meanwhile_arrives_in_order(
-    node: MakeNode, proxy: Proxy, through: str, topic: str, fault: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, fault: str
 ) -> None:
     publishers = [await node(heartbeat=10 * PATIENCE) for _ in range(2)]  # they tell no numbers of themselves
-    subscriber: Node = await node(noisy=True, url=through, heartbeat=0.5)
+    subscriber: Node = await node(noisy=True, **through, heartbeat=0.5)
     mailboxes = {name: Log() for name in (topic, f"{topic}-too")}
     for name, mailbox in mailboxes.items():
         await subscriber.subscribe(name, mailbox)
@@ -54,13 +55,13 @@ async def test_all_that_was_published_meanwhile_arrives_in_order(
 
 @pytest.mark.clause("R4")
 async def test_the_first_message_in_an_outage_arrives_and_nothing_older(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     unheard: Node = await node()
     silent: SpiedNode = await node(SpiedNode, heartbeat=0.4)
     mailbox = Log()
     await unheard.publish(topic, "from before")
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     await subscriber.subscribe(topic, mailbox)
     await proxy.refuse()
     await subscriber.until_down()
@@ -94,10 +95,10 @@ async def test_a_newcomer_gets_nothing_from_before_it_subscribed(node: MakeNode,
 
 @pytest.mark.clause("R4")
 async def test_without_a_history_the_exact_number_is_reported(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher, unheard = await node(max_history_bytes=0), await node(max_history_bytes=0)
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")
@@ -127,10 +128,10 @@ async def test_without_a_history_the_exact_number_is_reported(
 
 @pytest.mark.clause("R4", "T3")
 async def test_what_a_small_history_has_no_more_is_reported_and_the_rest_arrives(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher: Node = await node(max_history_bytes=20_000)
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, [-1, ""])
@@ -150,10 +151,10 @@ async def test_what_a_small_history_has_no_more_is_reported_and_the_rest_arrives
 
 @pytest.mark.clause("R4")
 async def test_a_second_listener_gets_nothing_of_a_gap_that_is_being_repaired(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher: SpiedNode = await node(SpiedNode)
-    subscriber: Node = await node(noisy=True, url=through, publish_timeout=0.4)
+    subscriber: Node = await node(noisy=True, **through, publish_timeout=0.4)
     first, late, entered, gate = Log(), Log(), Log(), asyncio.Event()
     await subscriber.subscribe(topic, first)
     await publisher.publish(topic, "before")
@@ -181,10 +182,10 @@ async def test_a_second_listener_gets_nothing_of_a_gap_that_is_being_repaired(
 
 @pytest.mark.clause("R4", "M3")
 async def test_a_second_listener_waits_for_a_repair_and_then_misses_nothing(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     publisher: Node = await node()
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     first, late = Log(), Log()
     await subscriber.subscribe(topic, first)
     await publisher.publish(topic, "before")
@@ -204,9 +205,11 @@ async def test_a_second_listener_waits_for_a_repair_and_then_misses_nothing(
 
 
 @pytest.mark.clause("R4")
-async def test_a_burst_that_is_cut_off_arrives_whole(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_a_burst_that_is_cut_off_arrives_whole(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
     publisher: Node = await node(publish_timeout=60)
-    subscriber: Node = await node(noisy=True, url=through)
+    subscriber: Node = await node(noisy=True, **through)
     mailbox, total = Log(), 3000
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, [-1, ""])

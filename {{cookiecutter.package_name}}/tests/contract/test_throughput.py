@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import time
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -178,9 +179,9 @@ async def test_what_threads_hand_over_stays_in_order_and_leaves_the_event_loop_i
 
 
 @pytest.mark.clause("T3")
-async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_the_outbox_has_a_limit(node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str) -> None:
     limit = 10 * (100 + sending.MESSAGE_COST)
-    publisher: Node = await node(noisy=True, url=through, publish_timeout=60, max_outbox_bytes=limit)
+    publisher: Node = await node(noisy=True, **through, publish_timeout=60, max_outbox_bytes=limit)
     await proxy.refuse()
     await publisher.until_down()
     outcomes = Log()

@@ -230,9 +230,11 @@ async def test_a_key_can_be_changed_while_the_cluster_runs(node: MakeNode, topic
 
 
 @pytest.mark.clause("S6", "R4")
-async def test_what_is_signed_is_repaired_too(node: MakeNode, proxy: Proxy, through: str, topic: str) -> None:
+async def test_what_is_signed_is_repaired_too(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
     publisher: Node = await node(cluster_key="one")
-    subscriber: Node = await node(cluster_key="one", noisy=True, url=through)
+    subscriber: Node = await node(cluster_key="one", noisy=True, **through)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "first")
