@@ -868,6 +868,13 @@ IN_ERRORS = [
         "        except ZeroDivisionError as error:\n            failed",
     ),
     broken(
+        "a question that was held up asks for less",
+        "R4/held_up",
+        REPAIR,
+        "_older(question, delay)",
+        "question",
+    ),
+    broken(
         "a user without rights to the control topic cannot connect",
         "E3/refused_control_topic",
         REPAIR,

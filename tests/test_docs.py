@@ -158,6 +158,7 @@ def control(told: dict[str, Any]) -> Any:
         questions=[wire.Question(bytes.fromhex(target), *rest) for target, *rest in told["questions"]],
         is_back=told["is_back"],
         is_leaving=told["is_leaving"],
+        clock=told["clock"],
     )
 
 
@@ -190,6 +191,7 @@ def unpack(topic: str, payload: bytes, keys: list[bytes]) -> dict[str, Any]:
             "questions": [[target.hex(), *rest] for target, *rest in map(astuple, said.questions)],
             "is_back": said.is_back,
             "is_leaving": said.is_leaving,
+            "clock": said.clock,
         }
     return meaning
 

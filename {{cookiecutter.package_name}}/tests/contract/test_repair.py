@@ -79,6 +79,34 @@ async def test_the_first_message_in_an_outage_arrives_and_nothing_older(
     assert (len(arrived), reported(subscriber)) == (6, 0)
 
 
+@pytest.mark.skipif(KEEPS, reason="not applicable: where the broker keeps messages, nobody is asked for them")
+@pytest.mark.clause("R4")
+async def test_a_question_that_is_held_up_on_its_way_asks_for_no_less(
+    node: MakeNode, proxy: Proxy, through: str, topic: str
+) -> None:
+    unheard: Node = await node()
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    mailbox, marks, delay = Log(), Log(), 0.3
+
+    async def hold_up(*_: object) -> None:
+        await asyncio.sleep(delay)
+
+    await unheard.subscribe(f"{topic}-mark", marks)
+    await subscriber.subscribe(topic, mailbox)
+    async with patience("the question for numbers"):
+        while not subscriber.called("control publish"):
+            await asyncio.sleep(0)
+    await subscriber.publish(f"{topic}-mark", "the question for numbers has arrived")
+    await marks.count(1)
+    await proxy.refuse()
+    await subscriber.until_down()
+    for number in range(3):
+        await unheard.publish(topic, number)
+    subscriber.trouble["control publish"] = hold_up
+    await proxy.heal()
+    assert await mailbox.count(3) == [0, 1, 2]
+
+
 @pytest.mark.clause("R4")
 async def test_a_newcomer_gets_nothing_from_before_it_subscribed(node: MakeNode, topic: str) -> None:
     publisher, first, later = await node(), await node(), await node()

@@ -38,6 +38,9 @@ POLL = 0.01
 PEERS = 4096
 """How many nodes are waited for after a loss."""
 
+RECENT = 60.0
+"""For so many seconds, a frame that came quickly shows how much longer others of its sender take; clocks drift apart."""
+
 ENTRIES = 500
 """A control frame has no more entries of each kind."""
 ENTRY_BYTES = 24 * 1024
@@ -78,7 +81,8 @@ class Repair(Generic[S]):
         """Whether the broker lets us use the control topic on this connection."""
         self._losses = 0
         self._has_complained = False
-        self._peers: dict[bytes, None] = {}
+        self._peers: dict[bytes, tuple[float, float]] = {}
+        """For each node that was heard: our time less its own in the quickest of its frames, and when that came."""
         self._awaited: dict[bytes, None] = {}
         """The nodes for which messages are held."""
         self._late: dict[bytes, None] = {}
@@ -140,7 +144,7 @@ class Repair(Generic[S]):
         self._receiver.resume(self._loop.time())
         self.arm()
         if self._has_topic:
-            self._awaited = dict(self._peers)
+            self._awaited = dict.fromkeys(self._peers)
         if self._awaited or not self._has_topic:
             self._sender.is_held = True
             self._hold = self._loop.call_later(HOLD, self._release)
@@ -229,12 +233,13 @@ class Repair(Generic[S]):
     def take(self, frame: Frame, control: Control) -> list[Effect]:
         """Take a control frame of another node; return what it has brought."""
         now = self._loop.time()
+        delay = self._delay(frame.sender, control.clock, now)
         self._heard(frame.sender)
         answers = bool(frame.flags & ANSWERS)
         effects = self._receiver.told(frame.sender, control.counts, answers, now)
         for question in control.questions:
             if question.target == self._sender.id:
-                self.outbox.start(self._sender.asked(question, now))
+                self.outbox.start(self._sender.asked(_older(question, delay), now))
             else:
                 self._receiver.overheard(question, now)
         if control.is_leaving:
@@ -250,9 +255,17 @@ class Repair(Generic[S]):
                 self._answer = self._loop.call_later(random.uniform(0, ANSWER_DELAY), self._answer_numbers)
         return effects
 
+    def _delay(self, sender: bytes, clock: int | None, now: float) -> float:
+        """Return how many seconds more than the quickest one of late a node's frame was on its way."""
+        offset = 0.0 if clock is None else now - clock / 1_000_000
+        quickest, came = self._peers.get(sender, (offset, now))
+        if offset <= quickest or now - came > RECENT:
+            quickest, came = offset, now
+        if sender in self._peers or len(self._peers) < PEERS:
+            self._peers[sender] = quickest, came
+        return min(offset - quickest, self._settings.heartbeat)
+
     def _heard(self, sender: bytes) -> None:
-        if len(self._peers) < PEERS:
-            self._peers[sender] = None
         if sender in self._awaited:
             del self._awaited[sender]
             if not self._awaited:
@@ -319,6 +332,7 @@ class Repair(Generic[S]):
             topics=_portion(self._wanted, room),
             questions=self._due_questions(room),
             is_back=self._is_back,
+            clock=int(self._loop.time() * 1_000_000),
         )
         for topic in control.topics:
             del self._wanted[topic]
@@ -331,10 +345,7 @@ class Repair(Generic[S]):
         """Return some questions, with the ages that they have now."""
         portion = self._questions[: len(_portion((question.topic for question, _ in self._questions), room))]
         now = self._loop.time()
-        return [
-            question if question.age is None else replace(question, age=question.age + int((now - made) * 1_000_000))
-            for question, made in portion
-        ]
+        return [_older(question, now - made) for question, made in portion]
 
     def _was_said(self, connection: Connection[S], error: Exception | None) -> None:
         self._call = None
@@ -356,6 +367,11 @@ class Repair(Generic[S]):
         for waiting in (self._counts, self._wanted, self._questions):
             waiting.clear()
         self._say()
+
+
+def _older(question: Question, seconds: float) -> Question:
+    """Return a question as it is so much later."""
+    return question if question.age is None else replace(question, age=question.age + int(seconds * 1_000_000))
 
 
 def _portion(topics: Iterable[str], room: int) -> list[str]:

@@ -112,6 +112,8 @@ class Control(msgspec.Struct, array_like=True, frozen=True):
     is_back: bool = False
     """Whether the node has come back after a loss, so that each of the others answers, if only to be heard."""
     is_leaving: bool = False
+    clock: int | None = None
+    """When the frame was made, in microseconds of a clock of the sender's own."""
 
 
 _to_body = msgspec.msgpack.Encoder().encode
