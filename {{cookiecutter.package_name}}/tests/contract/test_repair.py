@@ -82,10 +82,10 @@ async def test_the_first_message_in_an_outage_arrives_and_nothing_older(
 @pytest.mark.skipif(KEEPS, reason="not applicable: where the broker keeps messages, nobody is asked for them")
 @pytest.mark.clause("R4")
 async def test_a_question_that_is_held_up_on_its_way_asks_for_no_less(
-    node: MakeNode, proxy: Proxy, through: str, topic: str
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     unheard: Node = await node()
-    subscriber: SpiedNode = await node(SpiedNode, noisy=True, url=through)
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
     mailbox, marks, delay = Log(), Log(), 0.3
 
     async def hold_up(*_: object) -> None:
