@@ -11,9 +11,7 @@ import aiormq
 import pytest
 
 from .broker import LARGEST, Broker
-from .contract.nodes import Log, Node, SpiedNode, Wire, patience
-from .contract.plugin import MakeNode
-from .contract.proxy import Proxy
+from .contract.public import Log, MakeNode, Node, Proxy, SpiedNode, Wire, patience
 from .subject import Settings, contract
 
 LIMITED = {"username": "limited", "password": "s3cr3t"}

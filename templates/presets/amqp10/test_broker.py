@@ -14,11 +14,20 @@ from proton import Connection, Message
 from proton.utils import BlockingConnection
 
 from .broker import LARGEST, SILENCE, USERS, AmqpServer, Broker, Qpid, RabbitMQ
-from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
-from .contract.plugin import MakeNode, start
-from .contract.proxy import Proxy
-from .contract.server import at_port
-from .contract.test_recovery import balance
+from .contract.public import (
+    PATIENCE,
+    Log,
+    MakeNode,
+    Node,
+    Proxy,
+    SpiedNode,
+    Wire,
+    at_port,
+    balance,
+    eventually,
+    patience,
+    start,
+)
 from .subject import Settings, contract
 
 SERVICE_BUS = os.environ.get("SERVICEBUS_TEST_URL", "")
@@ -402,9 +411,7 @@ async def test_other_servers_leave_an_exact_balance(other: AmqpServer, gate: Pro
 
     async def fall_silent() -> None:
         gate.mute()
-        async with patience():
-            while any(each.is_ready for each in nodes):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not any(each.is_ready for each in nodes), "three lost connections")
         await gate.heal()
 
     await balance(nodes, f"{topic}-1", break_off, 5)

@@ -15,9 +15,7 @@ import trustme
 import zenoh
 from pydantic import SecretStr, ValidationError
 
-from .contract.nodes import PATIENCE, Log, Node, patience
-from .contract.plugin import FAST, MakeNode, Serve
-from .contract.server import Missing, free_port
+from .contract.public import FAST, PATIENCE, Log, MakeNode, Missing, Node, Serve, eventually, free_port, patience
 from .subject import Connector, Settings, contract
 
 State = dict[str, Any]
@@ -124,9 +122,8 @@ class Mesh:
         """Give each peer a network of its own, all on one switch, so that one can be cut from another."""
         for name in ("switch", *self.names):
             self.networks[name] = await asyncio.create_subprocess_exec("unshare", "--net", "cat", stdin=PIPE)
-            async with patience():
-                while _network_of(self.networks[name].pid) == _network_of(os.getpid()):
-                    await asyncio.sleep(0.01)
+            process = self.networks[name]
+            await eventually(lambda: _network_of(process.pid) != _network_of(os.getpid()), "a network of its own")  # noqa: B023 (awaited at once)
             await self.configure(name, "link set lo up")
         await self.configure("switch", "link add bridge type bridge")
         await self.configure("switch", "link set bridge up")
@@ -458,9 +455,13 @@ async def test_nothing_is_left_of_a_node(mesh: Any, peer: MakeNode, ending: int 
             status: Any = publisher.matching_status
             return bool(status.matching)
 
-        async with patience():
-            while await nodes() < 2 or not is_heard():
-                await asyncio.sleep(0.01)
+        async def are_there() -> bool:
+            return is_heard() and await nodes() == 2
+
+        async def is_alone() -> bool:
+            return not is_heard() and await nodes() == 1
+
+        await eventually(are_there, "both peers")
         leaver = made.peers["peer1"].process
         if ending is None:
             assert leaver.stdin
@@ -468,6 +469,4 @@ async def test_nothing_is_left_of_a_node(mesh: Any, peer: MakeNode, ending: int 
             assert await leaver.wait() == 0
         else:
             leaver.send_signal(ending)
-        async with patience():
-            while is_heard() or await nodes() != 1:
-                await asyncio.sleep(0.01)
+        await eventually(is_alone, "one peer alone")

@@ -15,11 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
 
 from .broker import Broker
-from .contract.blanks import TEST_URL
-from .contract.nodes import Log, Node, Wire
-from .contract.plugin import MakeNode, Serve
-from .contract.proxy import Proxy
-from .contract.server import DYING_WITH_PARENT, Missing, Server
+from .contract.public import DYING_WITH_PARENT, TEST_URL, Log, MakeNode, Missing, Node, Proxy, Serve, Server, Wire
 from .subject import Settings, contract
 
 

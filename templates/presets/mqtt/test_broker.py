@@ -1,6 +1,5 @@
 """What is special about MQTT: rights by topic, and brokers that drop what slow subscribers do not fetch."""
 
-import asyncio
 import hashlib
 import json
 import os
@@ -11,9 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from .contract.nodes import PATIENCE, Log, Node, Wire, patience
-from .contract.plugin import MakeHost, MakeNode, ProxyFor, Serve
-from .contract.server import at_port
+from .contract.public import PATIENCE, Log, MakeHost, MakeNode, Node, ProxyFor, Serve, Wire, at_port, eventually
 from .subject import contract
 
 
@@ -184,6 +181,8 @@ async def test_a_killed_node_leaves_nothing_behind(wire: Wire, host: MakeHost, t
     await killed.tell("subscribe", topic)
     assert await has_subscriber()
     await killed.kill()
-    async with patience():
-        while await has_subscriber():
-            await asyncio.sleep(0.01)
+
+    async def has_none() -> bool:
+        return not await has_subscriber()
+
+    await eventually(has_none, "the end of the session")

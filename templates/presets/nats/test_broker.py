@@ -12,9 +12,19 @@ import pytest
 import trustme
 from nats.errors import NoRespondersError
 
-from .contract.nodes import PATIENCE, Log, Node, patience
-from .contract.plugin import MakeHost, MakeNode, ProxyFor, Serve
-from .contract.server import at_port, free_port
+from .contract.public import (
+    PATIENCE,
+    Log,
+    MakeHost,
+    MakeNode,
+    Node,
+    ProxyFor,
+    Serve,
+    at_port,
+    eventually,
+    free_port,
+    patience,
+)
 from .subject import Settings, contract
 
 
@@ -179,9 +189,7 @@ async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, nod
     async def kill_one_after_the_other() -> None:
         for server in servers:
             await asyncio.to_thread(server.stop)
-            async with patience():
-                while not (publisher.is_ready and subscriber.is_ready):
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: publisher.is_ready and subscriber.is_ready, "two connections to the other servers")
             await server.restart()
 
     await balance(publisher, subscriber, topic, kill_one_after_the_other())

@@ -9,8 +9,7 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from .contract.nodes import Log, Node, Wire, patience
-from .contract.plugin import MakeNode
+from .contract.public import Log, MakeNode, Node, Wire, eventually
 from .subject import Settings, contract
 
 TABLE = "public.deepstream_frames"
@@ -83,9 +82,11 @@ async def test_the_table_does_not_grow(node: MakeNode, admin: Any, topic: str) -
         await admin.execute(f"update {TABLE} set stored = stored - interval '1 hour'")
         if left:
             await publisher.publish(topic, LARGE)
-        async with patience():
-            while await admin.fetchval(f"select count(*) from {TABLE}") != left:
-                await asyncio.sleep(0.01)
+
+        async def is_swept(left: int = left) -> bool:
+            return bool(await admin.fetchval(f"select count(*) from {TABLE}") == left)
+
+        await eventually(is_swept, f"{left} rows in the table")
 
 
 @pytest.mark.clause("E3")

@@ -11,10 +11,7 @@ import pytest
 from google.pubsub_v1 import types
 from pydantic import ValidationError
 
-from .contract.nodes import PATIENCE, Log, Node, Wire, patience
-from .contract.plugin import MakeHost, MakeNode, Serve
-from .contract.proxy import Proxy
-from .contract.test_recovery import balance
+from .contract.public import PATIENCE, Log, MakeHost, MakeNode, Node, Proxy, Serve, Wire, balance, eventually
 from .subject import Settings, contract
 
 ONCE: dict[str, Any] = {"retry": None, "timeout": PATIENCE}
@@ -108,9 +105,7 @@ async def test_the_service_is_asked_to_keep_the_order_and_to_leave_out_own_messa
     assert subscription.enable_message_ordering
     assert subscription.filter == f'attributes.node != "{own}"'
     assert await mailbox.count(1) == ["other's"]
-    async with patience():
-        while not one.stats()["filtered"]:  # the emulator sends them all the same
-            await asyncio.sleep(0.01)
+    await eventually(lambda: one.stats()["filtered"], "own messages, which the emulator sends all the same")
 
 
 @pytest.mark.clause("E3", "R5")

@@ -6,8 +6,7 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from .contract.nodes import Log, Node
-from .contract.plugin import MakeNode
+from .contract.public import Log, MakeNode, Node
 from .subject import Settings, contract
 
 

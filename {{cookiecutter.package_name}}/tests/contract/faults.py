@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from ..subject import BrokerTransport, contract, serialization, wire_format
-from .nodes import Log, Node, SpiedNode, Spy, patience
+from .nodes import Log, Node, SpiedNode, Spy, eventually
 
 Trouble = Callable[[Any, Any], Awaitable[None]]
 """What a test puts into `SpiedNode.trouble`."""
@@ -92,9 +92,7 @@ async def until_down(node: Node, times: int) -> None:
 async def pings(node: SpiedNode, count: int) -> None:
     """Return when a node has begun so many further pings: a clock that ticks three times a heartbeat or so."""
     for goal in range(node.called("ping") + 1, node.called("ping") + count + 1):
-        async with patience("a ping"):
-            while node.called("ping") < goal:
-                await asyncio.sleep(0.01)
+        await eventually(lambda goal=goal: node.called("ping") >= goal, "a ping")  # type: ignore[misc]
 
 
 class InstantNode(SpiedNode):
@@ -129,17 +127,6 @@ def forged(
 ) -> bytes:
     """Return an unsigned frame such as anybody can make."""
     return wire_format.pack(code, kind, sender, number, base, count, flags, body)
-
-
-def sum_of(node: Node, kind: type[Exception]) -> int:
-    """Return the sum of the counts of a node's `error` events of one kind."""
-    return sum(cast(Any, error).count for error in node.errors.items if isinstance(error, kind))
-
-
-def reported(node: Node) -> int:
-    """Return how many messages a node was told that it has missed."""
-    assert sum_of(node, contract.MessagesLostError) == node.stats()["lost"]
-    return node.stats()["lost"]
 
 
 @asynccontextmanager

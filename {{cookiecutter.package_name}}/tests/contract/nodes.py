@@ -5,16 +5,20 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from hypothesis import Phase
+from pydantic import SecretStr
 
 from ..subject import BrokerTransport, Connector, Settings, contract
+from .server import free_port
 
 PATIENCE = 20.0
 """Seconds after which an event that did not come is a failure; nothing waits that long when all is well."""
@@ -25,22 +29,45 @@ ENOUGH = 3
 PHASES = (Phase.explicit, Phase.generate)
 """What Hypothesis does with a broker: no search for a smaller example, in which each step may have to wait in vain."""
 
+Wanted = str | Callable[[], str]
+"""For what a test waits; where that is known only when it does not come, a function that returns it."""
+
 _waits_in_vain: list[str] = []
 
 
 @asynccontextmanager
-async def patience(wanted: str = "the next step", came: Sequence[Any] = ()) -> AsyncIterator[None]:
-    """Fail what is within for waiting in vain when it takes too long, and say for what, and what came instead."""
+async def patience(wanted: Wanted = "", came: Sequence[Any] = ()) -> AsyncIterator[None]:
+    """Fail what is within for waiting in vain when it takes too long, and say for what, and what came instead.
+
+    If nothing is said to be `wanted`, it is the end of the line that was waiting.
+    """
     seconds = PATIENCE if len(_waits_in_vain) < ENOUGH else HASTE
     try:
         async with asyncio.timeout(seconds):
             yield
-    except TimeoutError:
-        _waits_in_vain.append(wanted)
+    except TimeoutError as error:
+        text = wanted() if callable(wanted) else wanted or f"the end of `{_line_of(error)}`"
+        _waits_in_vain.append(text)
     else:
         return
     shown = f"; {len(came)} came: {', '.join(map(repr, came))}" if came else ""
-    pytest.fail(f"waited {seconds:g} s in vain for {wanted}{shown[:1000]}")
+    pytest.fail(f"waited {seconds:g} s in vain for {text}{shown[:1000]}")
+
+
+def _line_of(error: TimeoutError) -> str | None:
+    """Return the line that was cancelled by the time-out, of the function that set it."""
+    cancelled = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
+    return next((frame.line for frame in cancelled if frame.filename != __file__), "the next step")
+
+
+async def eventually(condition: Callable[[], object], wanted: Wanted, every: float = 0.01) -> None:
+    """Return when `condition()`, which may be a coroutine, is true; it is looked at each `every` seconds.
+
+    For what sends no event: a server, a process, a counter. Fails like `patience`.
+    """
+    async with patience(wanted):
+        while not (await found if isawaitable(found := condition()) else found):
+            await asyncio.sleep(every)
 
 
 class Log:
@@ -255,3 +282,15 @@ class Wire:
 
     def lost(self, error: Exception) -> None:
         self.losses(error)
+
+
+def other_tasks() -> set[asyncio.Task[Any]]:
+    """Return all tasks but the test's."""
+    return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+
+
+def somewhere(**changes: Any) -> Settings:
+    """Return settings of a place where nobody listens."""
+    return Settings(
+        **{"url": SecretStr(f"{(Settings.schemes or ('broker',))[0]}://127.0.0.1:{free_port()}"), **changes}
+    )

@@ -23,6 +23,8 @@ from .server import Missing, Server
 FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}
 """Settings under which recovery takes no longer than a busy machine needs to be told from a dead one."""
 
+Change = Callable[..., Settings]
+
 MakeNode = Callable[..., Awaitable[Any]]
 
 Serve = Callable[..., Any]
@@ -146,7 +148,7 @@ def altered(settings: Settings, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def change(given: Settings) -> Callable[..., Settings]:
+def change(given: Settings) -> Change:
     """The settings of the tests, with changes."""
 
     def change(**changes: Any) -> Settings:
@@ -156,7 +158,7 @@ def change(given: Settings) -> Callable[..., Settings]:
 
 
 @pytest.fixture
-async def node(change: Callable[..., Settings], proxy: Proxy) -> AsyncIterator[MakeNode]:
+async def node(change: Change, proxy: Proxy) -> AsyncIterator[MakeNode]:
     """Makes a connected node; `kind=` is another class than `Node`, `connect=False` leaves that to the test.
 
     At the end each is closed, and those that were not declared `noisy=True` must have emitted no error.
@@ -223,7 +225,7 @@ async def proxy_for() -> AsyncIterator[ProxyFor]:
 
 
 @pytest.fixture
-async def wire(change: Callable[..., Settings]) -> AsyncIterator[Wire]:
+async def wire(change: Change) -> AsyncIterator[Wire]:
     """A connected bare transport."""
     wire = Wire(change())
     await wire.transport.connect()

@@ -98,7 +98,7 @@ class Proxy:
         """Break these connections, or all that are there; return when they are gone."""
         await self._break(list(connections or self.connections), reset)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], object]) -> None:
         """Return when `condition` holds; it is looked at whenever a connection comes or goes."""
         while not condition():
             waiter = asyncio.get_running_loop().create_future()

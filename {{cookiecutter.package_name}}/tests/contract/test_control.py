@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from ..subject import BrokerTransport, contract, wire_format
-from .faults import hang, hold_until, reported, until_down
+from .balance import reported
+from .faults import hang, hold_until, until_down
 from .nodes import PATIENCE, Log, Node, SpiedNode
 from .plugin import MakeNode
 from .proxy import Proxy

@@ -14,11 +14,9 @@ import pytest
 from ..subject import Connector, Settings, contract, private_topic
 from .faults import InstantNode, hang
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
-from .plugin import MakeNode
+from .plugin import Change, MakeNode
 from .proxy import Proxy
 from .server import free_port
-
-Change = Callable[..., Settings]
 
 PACKAGE = Connector.__module__.partition(".")[0]
 PREFIX = str(Settings.model_config.get("env_prefix"))

@@ -8,9 +8,138 @@ from typing import Any
 import pytest
 
 from ..subject import contract
-from .faults import ODD_DEEDS, RAISING, sum_of
+from .balance import sum_of
+from .faults import ODD_DEEDS, RAISING
 from .nodes import Log, Node, SpiedNode, patience
 from .plugin import MakeNode
+
+
+@pytest.mark.clause("M9")
+async def test_a_listener_may_do_anything(node: MakeNode, topic: str) -> None:
+    one, other = await node(), await node()
+    answers, extra = Log(), Log()
+    await other.subscribe(f"{topic}-answers", answers)
+
+    async def listener(message: str) -> None:
+        await one.publish(f"{topic}-answers", f"{message} published")
+        await one.subscribe(f"{topic}-more", extra)
+        await one.publish(f"{topic}-answers", f"{message} subscribed")
+        await one.unsubscribe(topic, listener)
+        await one.publish(f"{topic}-answers", f"{message} unsubscribed")
+
+    async def closer(_: object) -> None:
+        await one.close()
+        extra("closed by its listener")
+
+    await one.subscribe(topic, listener)
+    await other.publish(topic, "1")
+    assert await answers.count(3) == ["1 published", "1 subscribed", "1 unsubscribed"]
+    await other.publish(f"{topic}-more", "2")
+    assert await extra.count(1) == ["2"]
+    await one.subscribe(topic, closer)
+    await other.publish(topic, "3")
+    assert await extra.count(2) == ["2", "closed by its listener"]
+    assert len(await one.closes.count(1)) == 1
+
+
+@pytest.mark.clause("M10")
+async def test_a_listener_that_raises_harms_nobody(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node(noisy=True)
+    bad, worse, good = Log(), Log(), Log()
+
+    def raises(message: object) -> None:
+        bad(message)
+        raise ValueError("bad day")
+
+    async def raises_later(message: object) -> None:
+        worse(message)
+        await asyncio.sleep(0)
+        raise asyncio.CancelledError
+
+    for listener in (raises, raises_later, good):
+        await subscriber.subscribe(topic, listener)
+    await asyncio.gather(*(publisher.publish(topic, number) for number in range(3)))
+    for log in (bad, worse, good):
+        assert await log.count(3) == [0, 1, 2]
+    errors = await subscriber.errors.count(6)
+    assert all(isinstance(error, contract.ListenerError) for error in errors)
+    assert sum("bad day" in str(error) and isinstance(error.__cause__, ValueError) for error in errors) == 3
+
+
+@pytest.mark.clause("M10")
+async def test_what_one_listener_does_to_a_message_no_other_sees(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    good = Log()
+    await subscriber.subscribe(topic, lambda message: message.clear())
+    await subscriber.subscribe(topic, good)
+    await publisher.publish(topic, {"kept": True})
+    assert await good.count(1) == [{"kept": True}]
+
+
+@pytest.mark.clause("M11")
+async def test_a_slow_listener_delays_nobody(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node()
+    gate, entered, left, quick, quick_too, elsewhere = asyncio.Event(), Log(), Log(), Log(), Log(), Log()
+
+    async def slow(message: object) -> None:
+        entered(message)
+        await gate.wait()
+        left(message)
+
+    async def quick_coroutine(message: object) -> None:
+        await asyncio.sleep(0)
+        quick_too(message)
+
+    await subscriber.subscribe(topic, slow)
+    await subscriber.subscribe(topic, quick)
+    await subscriber.subscribe(topic, quick_coroutine)
+    await subscriber.subscribe(f"{topic}-other", elsewhere)
+    for number in range(5):
+        await publisher.publish(topic, number)
+    await publisher.publish(f"{topic}-other", "through")
+    await subscriber.publish(f"{topic}-other", "and out")
+    assert await quick.count(5) == [0, 1, 2, 3, 4]
+    assert await quick_too.count(5) == [0, 1, 2, 3, 4]
+    assert await elsewhere.count(1) == ["through"]
+    assert (entered.items, left.items) == ([0], [])
+    gate.set()
+    assert await left.count(5) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.clause("M11")
+async def test_a_quick_listener_loses_nothing_to_a_large_frame(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node(max_pending_messages=10)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    for number in range(200):
+        publisher.publish_nowait(topic, number)
+    assert await mailbox.count(200) == list(range(200))
+
+
+@pytest.mark.clause("M11", "T3")
+async def test_too_slow_a_listener_loses_the_oldest_and_is_told_how_many(node: MakeNode, topic: str) -> None:
+    publisher, subscriber = await node(), await node(noisy=True, max_pending_messages=10)
+    gate, got, quick = asyncio.Event(), Log(), Log()
+
+    async def slow(message: object) -> None:
+        got(message)
+        await gate.wait()
+
+    await subscriber.subscribe(topic, slow)
+    await subscriber.subscribe(topic, quick)
+    await publisher.publish(topic, 0)
+    await got.count(1)
+    for number in range(1, 21):
+        await publisher.publish(topic, number)
+        await quick.count(number + 1)
+    await asyncio.gather(*(publisher.publish(topic, number) for number in range(21, 31)))
+    await quick.count(31)
+    gate.set()
+    assert await got.count(11) == [0, *range(21, 31)]
+    errors = await subscriber.errors.until(lambda errors: sum(error.count for error in errors) >= 20, "20 in all")
+    assert sum(error.count for error in errors) == 20
+    assert {(type(error), error.topic) for error in errors} == {(contract.SlowListenerError, topic)}
+    assert len(errors) <= 3
 
 
 class Colour(str, Enum):  # noqa: UP042

@@ -11,12 +11,10 @@ import pytest
 
 from ..subject import BrokerTransport, Settings, contract, sending
 from .faults import RAISING, Foreign, hang, hold_until, listen_to, pings, until_down
-from .nodes import PATIENCE, Log, Node, SpiedNode, patience
+from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 from .server import free_port
-
-Change = Callable[..., Settings]
 
 
 @pytest.mark.clause("R1")
@@ -279,10 +277,8 @@ async def test_a_subscribe_that_timed_out_leaves_nothing(
         await connector.subscribe(topic, Log())
     assert raised.value.topic == topic
     await proxy.heal()
-    async with patience("the end of the subscription"):
-        while not connector.called("unsubscribe", topic):
-            await asyncio.sleep(0.01)
-        await connector.subscribe(f"{topic}-later", Log())
+    await eventually(lambda: connector.called("unsubscribe", topic), "the end of the subscription")
+    await connector.subscribe(f"{topic}-later", Log())
     await other.publish(topic, "nobody listens")
     await other.publish(f"{topic}-end", "end")
     await mailbox.before("end")
@@ -304,9 +300,7 @@ async def test_an_unsubscribe_that_failed_is_tried_again(node: MakeNode, topic: 
     await connector.subscribe(topic, listener)
     with pytest.raises(contract.UnsubscribeError, match="not now"):
         await connector.unsubscribe(topic, listener)
-    async with patience("the end of the subscription"):
-        while connector.called("unsubscribe", topic) < 2:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: connector.called("unsubscribe", topic) == 2, "a second attempt to unsubscribe")
 
 
 @pytest.mark.clause("E2")

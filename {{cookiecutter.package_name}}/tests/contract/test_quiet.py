@@ -7,8 +7,9 @@ from uuid import uuid4
 import pytest
 
 from ..subject import BrokerTransport, contract, receiving, sending, wire_format
-from .faults import InstantNode, forged, pauses, pings, reported
-from .nodes import Log, Node, SpiedNode, Wire, patience
+from .balance import reported
+from .faults import InstantNode, forged, pauses, pings
+from .nodes import Log, Node, SpiedNode, Wire, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -40,9 +41,7 @@ async def test_topics_that_were_published_on_once_cost_nothing_in_the_end(
             publisher.publish_nowait(f"{number}", number)
             if number % 100 == 0:
                 await asyncio.sleep(0)
-        async with patience("the end of the publishing"):
-            while publisher.stats()["pending"]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not publisher.stats()["pending"], "the end of the publishing")
         await pings(publisher, 26)  # ten heartbeats: the telling ends after eight
     told = publisher.called("control publish")
     assert (told == 0) if KEEPS else (4 * TOPICS / 1000 < told < 4 * TOPICS / 10), told
@@ -112,9 +111,7 @@ async def test_small_messages_fill_the_outbox_by_what_they_cost(
     assert 100 < taken < 1000
     assert publisher.stats()["pending"] == taken
     await proxy.heal()
-    async with patience("room"):
-        while publisher.stats()["pending"]:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: not publisher.stats()["pending"], "room")
     await publisher.publish(topic, "there is room again")
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from ..broker import Broker
 from ..subject import BrokerTransport, contract, wire_format
-from .faults import hold_until, pings, reported
-from .nodes import PATIENCE, Log, Node, SpiedNode, patience
+from .balance import reported
+from .faults import hold_until, pings
+from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -93,9 +94,7 @@ async def test_a_question_that_is_held_up_on_its_way_asks_for_no_less(
 
     await unheard.subscribe(f"{topic}-mark", marks)
     await subscriber.subscribe(topic, mailbox)
-    async with patience("the question for numbers"):
-        while not subscriber.called("control publish"):
-            await asyncio.sleep(0)
+    await eventually(lambda: subscriber.called("control publish"), "the question for numbers", 0)
     await subscriber.publish(f"{topic}-mark", "the question for numbers has arrived")
     await marks.count(1)
     await proxy.refuse()
@@ -279,11 +278,11 @@ async def test_a_restart_under_load_loses_nothing(node: MakeNode, broker: Broker
     for each in nodes:
         await each.until_ready(2)
     goals = [number + 20 for number in sent]
-    async with patience("more messages"):
-        while not all(number >= goal for number, goal in zip(sent, goals, strict=True)):
-            await asyncio.sleep(0.01)
-        is_over.set()
-        await asyncio.gather(*publishing)
+    await eventually(
+        lambda: all(number >= goal for number, goal in zip(sent, goals, strict=True)), "20 more messages of each node"
+    )
+    is_over.set()
+    await asyncio.gather(*publishing)
     for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
         await mailbox.count(sum(sent) - sent[index])
         for sender in {0, 1, 2} - {index}:

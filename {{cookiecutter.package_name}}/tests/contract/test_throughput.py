@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from ..subject import contract, receiving, sending, serialization, wire_format
-from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -51,9 +51,7 @@ async def test_a_lone_message_leaves_at_once(node: MakeNode, topic: str) -> None
 
 async def settled(node: Node) -> None:
     """Return when nothing of a node waits to be sent."""
-    async with patience():
-        while node.stats()["pending"]:
-            await asyncio.sleep(0)
+    await eventually(lambda: not node.stats()["pending"], "the end of the sending", 0)
 
 
 @pytest.mark.clause("T1")

@@ -9,13 +9,12 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from ..subject import BrokerTransport, Settings, contract, sending, serialization, wire_format
-from .faults import forged, pings, reported, sum_of
+from ..subject import BrokerTransport, contract, sending, serialization, wire_format
+from .balance import reported, sum_of
+from .faults import forged, pings
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
 from .plugin import MakeNode
 from .proxy import Proxy
-
-Change = Callable[..., Settings]
 
 MSGPACK = serialization.MessagePack.code
 
