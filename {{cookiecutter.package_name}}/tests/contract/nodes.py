@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import Phase
 from pydantic import SecretStr
 
-from ..subject import BrokerTransport, Connector, Settings, contract
+from ..subject import BrokerTransport, Connector, Settings, contract, wire_format
 from .server import free_port
 
 PATIENCE = 20.0
@@ -275,13 +276,24 @@ class Wire:
         self.topic_memory: dict[str, Any] = {}
         self.payloads = Log()
         self.losses = Log()
+        self.threads: set[int] = set()
+        """Those that have called."""
         self.transport = BrokerTransport(settings, self)
 
     def received(self, topic: str, payload: bytes) -> None:
+        self.threads.add(threading.get_ident())
         self.payloads((topic, bytes(payload)))
 
     def lost(self, error: Exception) -> None:
+        self.threads.add(threading.get_ident())
         self.losses(error)
+
+
+def largest(node: Node, wire: Wire) -> int:
+    """Return how many letters a text may have that one message carries."""
+    most = wire.transport.max_frame_bytes
+    room = node.settings.max_message_bytes if most is None else most - wire_format.overhead(1)
+    return min(node.settings.max_message_bytes, room) - len('""')
 
 
 def other_tasks() -> set[asyncio.Task[Any]]:

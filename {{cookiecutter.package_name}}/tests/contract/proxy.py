@@ -33,10 +33,10 @@ class Connection:
         for way in ways or self._flowing:
             self._flowing[way].clear()
 
-    def heal(self) -> None:
-        """Forward again, also what came meanwhile."""
-        for event in self._flowing.values():
-            event.set()
+    def heal(self, *ways: str) -> None:
+        """Forward again, also what came meanwhile; in these directions, or in both."""
+        for way in ways or self._flowing:
+            self._flowing[way].set()
 
     async def flows(self, way: str) -> None:
         """Return when it forwards in this direction."""

@@ -12,6 +12,11 @@ from .plugin import MakeHost, MakeNode
 from .proxy import Proxy
 
 
+def threads_besides(known: set[threading.Thread]) -> list[str]:
+    """Return the names of threads that are not among these, but for those of `asyncio.to_thread`, which wait for work."""
+    return [each.name for each in set(threading.enumerate()) - known if not each.name.startswith("asyncio_")]
+
+
 @pytest.mark.clause("L4")
 async def test_close_delivers_what_was_accepted(node: MakeNode, topic: str) -> None:
     publisher, subscriber = await node(), await node()
@@ -60,11 +65,7 @@ async def test_close_releases_tasks_threads_and_sockets(
     async with patience():
         await proxy.until(lambda: not proxy.connections)
     assert other_tasks() <= before
-
-    def left() -> list[str]:
-        return [each.name for each in set(threading.enumerate()) - threads]
-
-    await eventually(lambda: not left(), lambda: f"the end of the threads {', '.join(left())}")
+    await eventually(lambda: not threads_besides(threads), lambda: f"the end of the threads {threads_besides(threads)}")
 
 
 @pytest.mark.clause("L3", "L4")
@@ -179,6 +180,24 @@ async def test_close_with_a_subscription_pending_on_a_silent_connection(
         with pytest.raises(contract.ClosedError):
             await pending
     assert len(connector.closes.items) == 1
+
+
+@pytest.mark.clause("L4")
+async def test_close_takes_no_time_on_a_silent_connection(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    before, threads = other_tasks(), set(threading.enumerate())
+    connector: Node = await node(**through)
+    await connector.subscribe(topic, Log())
+    proxy.mute()
+    started = asyncio.get_running_loop().time()
+    await connector.close()
+    assert asyncio.get_running_loop().time() - started < connector.settings.heartbeat + 2
+    await proxy.heal()
+    async with patience("the end of all connections: break them off where the peer is silent"):
+        await proxy.until(lambda: not proxy.connections)
+    assert other_tasks() <= before
+    await eventually(lambda: not threads_besides(threads), lambda: f"the end of the threads {threads_besides(threads)}")
 
 
 @pytest.mark.clause("L4")

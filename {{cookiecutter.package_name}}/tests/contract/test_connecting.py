@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ..subject import Connector, Topic, contract
+from ..subject import Connector, Settings, Topic, contract
 from .nodes import Log, Node, SpiedNode, other_tasks, patience, somewhere
 from .plugin import Change, MakeNode
 from .proxy import Proxy
@@ -77,6 +77,18 @@ async def test_a_client_that_never_returns_is_given_up_in_time(node: MakeNode) -
         with pytest.raises(contract.ConnectError, match="connect_timeout"):
             await connector.connect()
     assert connector.called("close") == 1
+
+
+@pytest.mark.clause("L3", "R9")
+async def test_a_wrong_password_is_a_refusal(node: MakeNode, given: Settings) -> None:
+    scheme, mark, rest = given.url.get_secret_value().partition("://")
+    url = f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    connector: Node = await node(connect=False, url=url, username="nobody", password="not the password")
+    (outcome,) = await asyncio.gather(connector.connect(), return_exceptions=True)
+    if outcome is None:
+        pytest.skip("not applicable: the broker of the tests lets anybody in")
+    assert isinstance(outcome, contract.ConnectError)
+    assert outcome.refused, f"`connect` is to raise ConnectError(text, refused=True); it was: {outcome}"
 
 
 @pytest.mark.clause("L3")

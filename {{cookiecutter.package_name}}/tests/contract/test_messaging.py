@@ -1,12 +1,13 @@
 """Chapter M: who gets which message, in which order."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 from ..subject import BrokerTransport, contract, private_topic
-from .nodes import PATIENCE, Log, Node, SpiedNode
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, largest
 from .plugin import MakeNode
 from .proxy import Proxy
 
@@ -160,6 +161,31 @@ async def test_messages_stay_in_order(node: MakeNode, topic: str) -> None:
             publisher.publish_nowait(topic, number)
     await asyncio.gather(*waiting)
     assert await mailbox.count(3000) == list(range(3000))
+
+
+@pytest.mark.clause("M7", "R4")
+async def test_large_and_small_messages_stay_in_order(node: MakeNode, wire: Wire, topic: str) -> None:
+    publisher: Node = await node()
+    subscriber: Node = await node()
+    mailbox, large = Log(), min(300_000, largest(publisher, wire))
+    await subscriber.subscribe(topic, lambda message: mailbox(message if type(message) is int else len(message)))
+    for number in range(30):
+        publisher.publish_nowait(topic, number if number % 3 else "x" * (large - number))
+        if number % 10 == 0:
+            await publisher.publish(f"{topic}-other", "meanwhile")
+    await mailbox.count(30)
+    assert mailbox.items == [number if number % 3 else large - number for number in range(30)]
+    stats = subscriber.stats()
+    assert (stats["lost"], stats["repaired"], stats["duplicates"]) == (0, 0, 0), "nothing was cut"
+
+
+@pytest.mark.clause("M1")
+async def test_what_arrives_is_handed_over_on_the_thread_of_the_loop(node: MakeNode, wire: Wire, topic: str) -> None:
+    publisher: Node = await node()
+    await wire.transport.subscribe(topic)
+    await publisher.publish(topic, "something")
+    await wire.payloads.count(1)
+    assert wire.threads == {threading.get_ident()}, "hand over with `Bridge` what a client's thread receives"
 
 
 @pytest.mark.clause("M8")

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..subject import contract
-from .nodes import PATIENCE, PHASES, Log, Node, SpiedNode, Wire
+from .nodes import PATIENCE, PHASES, Log, Node, SpiedNode, Wire, largest
 from .plugin import MakeNode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -308,14 +308,16 @@ async def test_what_the_broker_refuses_together_is_sent_one_by_one(node: MakeNod
 
 
 @pytest.mark.clause("S5")
-async def test_a_large_message_arrives(node: MakeNode, topic: str) -> None:
+async def test_a_large_message_arrives(node: MakeNode, wire: Wire, topic: str) -> None:
     publisher, subscriber = await node(), await node()
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
-    limit = publisher.settings.max_message_bytes
-    most = min(limit, 900_000)
-    await publisher.publish(topic, "x" * (most - 10))
-    assert [len(message) for message in await mailbox.count(1)] == [most - 10]
+    most = largest(publisher, wire)
+    for length in sorted({min(most, each) for each in (16_000, 64_000, 70_000, 140_000, 900_000, most - 10)}):
+        await publisher.publish(topic, text := "".join(f"{number:08}" for number in range(length // 8)))
+        got = await mailbox.count(1)
+        assert got == [text]
+        got.clear()
 
 
 def assert_same(got: Any, sent: Any) -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ..subject import Topic, contract
-from .nodes import PHASES, Log, Node
+from .nodes import PHASES, Log, Node, Wire
 from .plugin import MakeNode
 
 TOPICS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(lambda name: name != "CONTROL")
@@ -92,6 +92,37 @@ async def test_any_text_is_a_topic(node: MakeNode, pairs: dict[str, Any], names:
     for name, mailbox in mailboxes.items():
         assert await mailbox.before(["end"]) == [name]
         await pairs["subscriber"].unsubscribe(name, mailbox)
+
+
+LIMITS = [30, 50, 60, 63, 64, 100, 120, 127, 128, 200, 240, 249, 250, 255, 256, 500]
+"""Lengths near which brokers and clients cut names."""
+
+
+@pytest.mark.clause("M6")
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "%"], ids=["plain", "not ASCII", "escaped"])
+async def test_long_topics_that_differ_at_the_end_stay_apart(node: MakeNode, topic: str, letter: str) -> None:
+    publisher, subscriber = await node(), await node()
+    names = [f"{topic}-{letter * length}{end}" for length in LIMITS for end in "12"]
+    mailboxes = {name: Log() for name in names}
+    for name, mailbox in mailboxes.items():
+        await subscriber.subscribe(name, mailbox)
+    for name in names:
+        await publisher.publish(name, ["for", name])
+        await publisher.publish(name, "end")
+    for name, mailbox in mailboxes.items():
+        assert await mailbox.before("end") == [["for", name]]
+
+
+@pytest.mark.clause("M6")
+async def test_no_topic_brings_those_that_begin_like_it(node: MakeNode, wire: Wire, topic: str) -> None:
+    publisher: Node = await node()
+    await wire.transport.subscribe(topic)
+    for more in ("b", "/b", ".b", "-b", "_b", ":b", " b", "*", "#", "%"):
+        await publisher.publish(f"{topic}{more}", "a longer topic")
+    await publisher.publish(topic[:-1], "a shorter topic")
+    await publisher.publish(topic, "the topic itself")
+    await wire.payloads.until(lambda payloads: topic in dict(payloads), "the topic itself")
+    assert [name for name, _ in wire.payloads.items] == [topic]
 
 
 @pytest.fixture

@@ -1,0 +1,169 @@
+"""Chapter R: each connection of a node is noticed for itself, in whatever way it ends."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from ..broker import Broker
+from ..subject import contract
+from .balance import losses, reported
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, eventually, patience
+from .plugin import Change, MakeNode
+from .proxy import Connection, Proxy
+
+Fault = Callable[[Proxy, Connection], Awaitable[None]]
+
+
+async def end(proxy: Proxy, connection: Connection) -> None:
+    """Close a connection, as a server does that stops."""
+    await proxy.cut(connection)
+
+
+async def reset(proxy: Proxy, connection: Connection) -> None:
+    """Reset a connection, as a firewall does."""
+    await proxy.cut(connection, reset=True)
+
+
+async def silence(_: Proxy, connection: Connection) -> None:
+    """Silence a connection, as a pulled cable does."""
+    connection.mute()
+
+
+async def silence_of_the_broker(_: Proxy, connection: Connection) -> None:
+    """Silence a connection in the direction to the node."""
+    connection.mute("in")
+
+
+async def silence_of_the_node(_: Proxy, connection: Connection) -> None:
+    """Silence a connection in the direction to the broker."""
+    connection.mute("out")
+
+
+@pytest.mark.clause("R1", "R2", "R4")
+@pytest.mark.parametrize("fault", [end, reset, silence, silence_of_the_broker, silence_of_the_node])
+async def test_each_connection_is_noticed_alone(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, fault: Fault
+) -> None:
+    one: Node = await node(noisy=True, **through)
+    other: Node = await node(noisy=True)
+    topics = [topic, f"{topic}-too"]
+    heard = {each: {name: Log() for name in topics} for each in (one, other)}
+    for each, mailboxes in heard.items():
+        for name, mailbox in mailboxes.items():
+            await each.subscribe(name, mailbox)
+    sent = 0
+
+    async def exchange() -> None:
+        """Have one message a topic go each way."""
+        nonlocal sent
+        for each in heard:
+            for name in topics:
+                await each.publish(name, sent)
+        sent += 1
+        for mailboxes in heard.values():
+            for mailbox in mailboxes.values():
+                await mailbox.count(sent)
+
+    await exchange()
+    count = len(proxy.connections)
+    for number in range(count):
+        connection = proxy.connections[number]
+        readies = len(one.readies.items)
+        await fault(proxy, connection)
+        async with patience(
+            f"messages both ways after {fault.__name__} of connection {number + 1} of {count} (is `inbox.lost` called "
+            "when any one of them ends? does `ping` make a round trip on each?)"
+        ):
+            await exchange()
+        await one.until_ready(readies + 1)
+        connection.heal()
+        await eventually(
+            lambda: len(proxy.connections) <= count,
+            lambda: f"{count} connections, as before; there are {len(proxy.connections)}: is each closed?",
+        )
+    assert [losses(one), len(one.readies.items)] == [count, count + 1]
+    for mailboxes in heard.values():
+        assert [mailbox.items for mailbox in mailboxes.values()] == [list(range(sent))] * 2
+    assert (reported(one), reported(other)) == (0, 0)
+
+
+@pytest.mark.clause("R1", "R2", "R8")
+@pytest.mark.skipif(len(Broker.addresses) == 1, reason="not applicable: the broker has one port")
+@pytest.mark.parametrize("name", Broker.addresses)
+async def test_each_port_is_missed_alone(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, name: str
+) -> None:
+    one: Node = await node(noisy=True, **through)
+    other: Node = await node(noisy=True)
+    mailboxes = {one: Log(), other: Log()}
+    for each, mailbox in mailboxes.items():
+        await each.subscribe(topic, mailbox)
+    await proxy.refuse(name)
+    await one.until_down()
+    await one.error(contract.ReconnectError)
+    await other.publish(topic, "meanwhile")
+    await proxy.heal()
+    await one.until_ready(2)
+    await one.publish(topic, "back")
+    for mailbox in mailboxes.values():
+        await mailbox.count(1)
+
+
+@pytest.mark.clause("R1")
+@pytest.mark.parametrize("fault", [end, reset])
+async def test_a_transport_tells_of_its_loss_once(
+    change: Change, proxy: Proxy, through: dict[str, Any], topic: str, fault: Fault
+) -> None:
+    wire = Wire(change(**through))
+    await wire.transport.connect()
+    try:
+        await wire.transport.subscribe(topic)
+        for connection in list(proxy.connections):
+            await fault(proxy, connection)
+        await wire.losses.count(1)
+    finally:
+        async with patience("the end of the transport's close"):
+            await wire.transport.close()
+    async with patience("the end of all its connections"):
+        await proxy.until(lambda: not proxy.connections)
+    assert len(wire.losses.items) == 1
+
+
+@pytest.mark.clause("R2")
+async def test_a_new_connection_brings_nothing_that_was_delivered_long_ago(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    publisher: Node = await node()
+    subscriber: SpiedNode = await node(SpiedNode, noisy=True, **through)
+    mailbox, messages = Log(), 100
+    await subscriber.subscribe(topic, mailbox)
+    for number in range(messages):
+        await publisher.publish(topic, number)
+    await mailbox.count(messages)
+    await proxy.cut()
+    await subscriber.until_ready(2)
+    await publisher.publish(topic, "end")
+    assert await mailbox.before("end") == list(range(messages))
+    assert subscriber.stats()["duplicates"] < messages / 2, "the broker delivers again what had arrived"
+
+
+@pytest.mark.clause("R3")
+async def test_an_answer_that_comes_too_late_is_nobody_elses(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    publisher: SpiedNode = await node(SpiedNode, noisy=True, **through, publish_timeout=0.3, heartbeat=20 * PATIENCE)
+    subscriber: Node = await node(noisy=True)
+    mailbox = Log()
+    await subscriber.subscribe(topic, mailbox)
+    await publisher.publish(topic, "before")
+    for connection in proxy.connections:
+        connection.mute("in")
+    with pytest.raises(contract.PublishUnconfirmedError):
+        await publisher.publish(topic, "its answer comes late")
+    for connection in proxy.connections:
+        connection.mute("out")
+        connection.heal("in")
+    with pytest.raises(contract.PublishUnconfirmedError):
+        await publisher.publish(topic, "never left the node")
+    await proxy.heal()
