@@ -8,8 +8,8 @@ import pytest
 from ..broker import Broker
 from ..subject import contract
 from .balance import losses, reported
-from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, eventually, patience
-from .plugin import Change, MakeNode
+from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
+from .plugin import MakeNode
 from .proxy import Connection, Proxy
 
 Fault = Callable[[Proxy, Connection], Awaitable[None]]
@@ -108,26 +108,6 @@ async def test_each_port_is_missed_alone(
     await one.publish(topic, "back")
     for mailbox in mailboxes.values():
         await mailbox.count(1)
-
-
-@pytest.mark.clause("R1")
-@pytest.mark.parametrize("fault", [end, reset])
-async def test_a_transport_tells_of_its_loss_once(
-    change: Change, proxy: Proxy, through: dict[str, Any], topic: str, fault: Fault
-) -> None:
-    wire = Wire(change(**through))
-    await wire.transport.connect()
-    try:
-        await wire.transport.subscribe(topic)
-        for connection in list(proxy.connections):
-            await fault(proxy, connection)
-        await wire.losses.count(1)
-    finally:
-        async with patience("the end of the transport's close"):
-            await wire.transport.close()
-    async with patience("the end of all its connections"):
-        await proxy.until(lambda: not proxy.connections)
-    assert len(wire.losses.items) == 1
 
 
 @pytest.mark.clause("R2")
