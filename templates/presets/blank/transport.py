@@ -14,12 +14,15 @@ class BrokerTransport(Transport[Settings]):
     `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url, which names one host, and
     `self.settings.login` is (user, password), each of which may be None.
     `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
+    With several connections, call `lost` when any of them ends. Further calls, and those after `close` has begun, are
+    ignored. Both belong to the event loop's thread.
 
     If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth method,
     `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message. It is
     called every third of a `heartbeat`. A transport with several connections makes a round trip on each.
 
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer.
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer,
+    and that an answer which comes after its call was cancelled is taken for no other's.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     """
 
@@ -29,7 +32,8 @@ class BrokerTransport(Transport[Settings]):
         Raise `ConnectError(text, refused=True)` if the broker says no: a wrong password, no rights.
 
         From here on see to it that `self.inbox.lost(error)` is called when the connection breaks, and that what
-        arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`.
+        arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`: the largest
+        payload in bytes, without what the client adds.
 
         push: give the client a callback that calls `self.inbox.received(topic, payload)`.
         poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
@@ -52,7 +56,11 @@ class BrokerTransport(Transport[Settings]):
         """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
 
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
-        group. If a topic cannot be any text at the broker, escape it.
+        group, and nothing from before. If the broker takes patterns or prefixes, see to it that none is meant.
+
+        If a topic cannot be any text at the broker, `contract.escape(topic, longest=...)` makes a plain name of it, and
+        cuts one that is too long so that it stays apart from others. A name that was cut cannot be read back: keep a
+        table from names to topics, for `received`.
 
         push: await the broker's confirmation of the subscription.
         poll: start at the end of the stream, and know where that is before you return.
@@ -74,8 +82,8 @@ class BrokerTransport(Transport[Settings]):
 
         It may take up to a second. If the peer is silent, break the connection off.
 
-        push: close the client. poll: cancel the task too. thread callbacks: join the thread in
-        `asyncio.to_thread`.
+        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread by
+        `await asyncio.to_thread(self.thread.join)`.
         """
         raise NotImplementedError
 

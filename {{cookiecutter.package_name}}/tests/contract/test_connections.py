@@ -67,12 +67,14 @@ async def test_each_connection_is_noticed_alone(
 
     await exchange()
     count = len(proxy.connections)
-    for number in range(count):
-        connection = proxy.connections[number]
+    broken = 0
+    while broken < len(proxy.connections) and broken < count:  # there may be fewer after it, of a client with several
+        connection = proxy.connections[broken]
+        broken += 1
         readies = len(one.readies.items)
         await fault(proxy, connection)
         async with patience(
-            f"messages both ways after {fault.__name__} of connection {number + 1} of {count} (is `inbox.lost` called "
+            f"messages both ways after {fault.__name__} of connection {broken} of {count} (is `inbox.lost` called "
             "when any one of them ends? does `ping` make a round trip on each?)"
         ):
             await exchange()
@@ -82,7 +84,7 @@ async def test_each_connection_is_noticed_alone(
             lambda: len(proxy.connections) <= count,
             lambda: f"{count} connections, as before; there are {len(proxy.connections)}: is each closed?",
         )
-    assert [losses(one), len(one.readies.items)] == [count, count + 1]
+    assert [losses(one), len(one.readies.items)] == [broken, broken + 1]
     for mailboxes in heard.values():
         assert [mailbox.items for mailbox in mailboxes.values()] == [list(range(sent))] * 2
     assert (reported(one), reported(other)) == (0, 0)
