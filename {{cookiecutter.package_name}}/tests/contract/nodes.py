@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, cast
@@ -25,18 +26,27 @@ ENOUGH = 3
 PHASES = (Phase.explicit, Phase.generate)
 """What Hypothesis does with a broker: no search for a smaller example, in which each step may have to wait in vain."""
 
-_waits_in_vain: list[str] = []
+WAITED = pytest.StashKey[list[str]]()
+"""What the tests of a run have waited for in vain."""
+
+_waited: ContextVar[list[str]] = ContextVar("waited")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[WAITED] = []
+    _waited.set(config.stash[WAITED])
 
 
 @asynccontextmanager
 async def patience(wanted: str = "the next step", came: Sequence[Any] = ()) -> AsyncIterator[None]:
     """Fail what is within for waiting in vain when it takes too long, and say for what, and what came instead."""
-    seconds = PATIENCE if len(_waits_in_vain) < ENOUGH else HASTE
+    waited = _waited.get()
+    seconds = PATIENCE if len(waited) < ENOUGH else HASTE
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        _waits_in_vain.append(wanted)
+        waited.append(wanted)
     else:
         return
     shown = f"; {len(came)} came: {', '.join(map(repr, came))}" if came else ""
@@ -187,7 +197,10 @@ class Host:
         """Start it, with the url of these settings; return when its connector is ready."""
         points = entry_points(group="deepstream.msg")
         (name,) = {point.name for point in points if point.module == Connector.__module__.partition(".")[0]}
-        environment = {f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value()}
+        environment = {
+            f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value(),
+            "PYTHONASYNCIODEBUG": "",  # which logs what takes long: that is no complaint
+        }
         self.events = Log()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, Path(__file__).with_name("host.py"), name),

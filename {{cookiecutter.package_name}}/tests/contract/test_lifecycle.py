@@ -124,6 +124,7 @@ def test_the_environment_overrides_defaults(
     assert getattr(somewhere(**{field: default}), field) == default != value
 
 
+@pytest.mark.basic(2)
 @pytest.mark.clause("L2")
 async def test_connect_makes_ready_once(node: MakeNode) -> None:
     connector: Node = await node(connect=False)
@@ -259,6 +260,7 @@ async def test_close_lets_listeners_finish_what_has_arrived(node: MakeNode, topi
     assert finished.items == list(range(len(finished.items)))
 
 
+@pytest.mark.basic(6)
 @pytest.mark.clause("L4")
 async def test_close_releases_tasks_threads_and_sockets(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str

@@ -63,6 +63,7 @@ LITERAL_TOPICS = [
 ]
 
 
+@pytest.mark.basic(3)
 @pytest.mark.clause("M1")
 async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode, topic: str) -> None:
     nodes: list[Node] = [await node() for _ in range(3)]
@@ -82,6 +83,7 @@ async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode
     assert bystander.stats()["delivered"] == 0
 
 
+@pytest.mark.basic(4)
 @pytest.mark.clause("M2")
 async def test_a_node_never_gets_its_own_messages(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
@@ -244,6 +246,7 @@ async def test_subscribing_and_unsubscribing_at_once_ends_as_it_was_asked(node: 
     assert [mailbox.items for mailbox in mailboxes] == [[]] * 4
 
 
+@pytest.mark.basic(5)
 @pytest.mark.clause("M5")
 async def test_unsubscribe_ends_it_for_that_listener_alone(node: MakeNode, topic: str) -> None:
     publisher, subscriber = await node(), await node()
