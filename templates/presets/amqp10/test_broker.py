@@ -15,7 +15,7 @@ from proton.utils import BlockingConnection
 
 from .broker import LARGEST, SILENCE, USERS, AmqpServer, Broker, Qpid, RabbitMQ
 from .contract.nodes import PATIENCE, Log, Node, SpiedNode, Wire, patience
-from .contract.plugin import MakeNode, start
+from .contract.plugin import MakeNode
 from .contract.proxy import Proxy
 from .contract.server import at_port
 from .contract.test_recovery import balance
@@ -36,7 +36,7 @@ def own(broker: Broker) -> Broker:
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AmqpServer]:
     """A server of another kind, running."""
     server: AmqpServer = request.param(tmp_path_factory.mktemp("other"))
-    start(server)
+    server.start()
     yield server
     server.stop()
 
@@ -252,6 +252,7 @@ async def test_what_others_send_is_no_frame(own: Broker, node: MakeNode, topic: 
     assert len(subscriber.readies.items) == 1
 
 
+@pytest.mark.production("tls")
 @pytest.mark.clause("L1", "L3")
 async def test_tls_with_a_certificate_of_the_client(
     node: MakeNode, given: Settings, topic: str, tmp_path: Path

@@ -126,7 +126,10 @@ def _judge(clause: str, proofs: list[Proof], needless: set[str]) -> tuple[str, s
 
 
 def _plain(reason: str) -> str:
-    return reason.removeprefix(NOT_APPLICABLE).removeprefix(MISSING)
+    """Return a reason as it stands in the table; how to get what is missing, the last line says."""
+    if reason.startswith(MISSING):
+        return reason.removeprefix(MISSING).partition(": ")[0]
+    return reason.removeprefix(NOT_APPLICABLE)
 
 
 class Reached(NamedTuple):
@@ -161,13 +164,15 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
     """Return what to do next; `blank` is the first one that is open, `how_else` how to name a broker instead."""
     if blank:
         return f"Next: {blank}. Then run this again."
-    if missing := results.missing():
+    if (missing := results.missing()) and not results.broker:
         return f"Next: there is no broker to test with: {missing[0]}; or set {how_else}."
     if failed := results.failed():
         return f"Next: {failed[0].test} failed: {failed[0].reason}"
     if needless := results.needless():
         return f"Next: remove {needless[0]} from Broker.not_applicable in tests/broker.py: it works."
     words = {clause: verdict_of(clause, results).word for clause in CLAUSES}
+    if missing:
+        return f"Next: a server is missing for some tests: {missing[0]}."
     if results.part:
         ran = sum(word != NOT_RUN for word in words.values())
         return f"Next: this was a part ({results.part}; {ran} of {len(CLAUSES)} clauses). Run all of it: tox run."
