@@ -1,6 +1,7 @@
 """What the run has come to: the table at the end, the files of `--report`, and the last line, which says what is next."""
 
 import os
+import traceback
 from collections.abc import Generator
 from typing import Any
 
@@ -68,7 +69,14 @@ def pytest_runtest_makereport(
         _skip(report, item, f"{MISSING}{error}")
     elif report.failed and DECLARED in item.stash:
         _skip(report, item, f"{NOT_APPLICABLE}{item.stash[DECLARED]}")
+    elif report.failed and error:
+        report.user_properties.append(("failure", _first_line(error)))
     return report
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the beginning of what an error says."""
+    return "".join(traceback.format_exception_only(error)).partition("\n")[0][:300]
 
 
 def _skip(report: pytest.TestReport, item: pytest.Item, reason: str) -> None:
@@ -136,8 +144,7 @@ def _reason(report: pytest.TestReport) -> str:
         return ""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2]).removeprefix("Skipped: ")
-    lines = [line.strip() for line in report.longreprtext.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return str(dict(report.user_properties).get("failure", "see above"))
 
 
 def write_table(out: pytest.TerminalReporter, results: Results) -> None:
