@@ -105,13 +105,18 @@ def _note(item: pytest.Item, clauses: list[str]) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """End the run when failing has taken long enough, unless it was asked for another number of failures."""
     session, started = item.session, time.monotonic()
-    failed = session.testsfailed
+    failed, waited = session.testsfailed, item.config.stash[WAITED]
+    before = len(waited)
+    if DECLARED in item.stash:  # it may well wait in vain: not for long, and the others have nothing to do with it
+        waited.extend([item.name] * ENOUGH)
     result = yield
+    if DECLARED in item.stash:
+        del waited[before:]
     spent = session.stash.setdefault(_FAILING, [])
     if session.testsfailed > failed:
         spent.append(time.monotonic() - started)
         if item.get_closest_marker("basic"):  # the rest needs it, and would wait in vain
-            item.config.stash[WAITED].extend([item.name] * ENOUGH)
+            waited.extend([item.name] * ENOUGH)
     if item.config.option.maxfail == FAILURES and len(spent) >= ENOUGH_FAILURES and sum(spent) >= ENOUGH_SECONDS:
         session.shouldfail = f"{len(spent)} tests took {sum(spent):.0f} s to fail; --maxfail=0 runs all the same"
     return result
