@@ -6,7 +6,7 @@ COLOURS = {"production": "#1a7f37", "recovers": "#1f6feb", "works": "#8a6100"}
 """By level; each dark enough for white letters."""
 OTHER = "#6e7781"
 
-LETTER, MARGIN = 6.8, 7.0
+LETTER, MARGIN = 6.2, 7.0
 """How wide a letter is on average, and what is left free on either side, in pixels."""
 
 
@@ -23,7 +23,7 @@ def badge(name: str, level: str) -> str:
     <rect width="{left}" height="20" fill="#3d444d"/>
     <rect x="{left}" width="{right}" height="20" fill="{COLOURS.get(level, OTHER)}"/>
   </g>
-  <g fill="#fff" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11">
+  <g fill="#fff" font-family="Verdana,DejaVu Sans,Geneva,sans-serif" font-size="11" text-anchor="middle">
     {_text(name, 0, left)}
     {_text(level, left, right)}
   </g>
@@ -33,4 +33,4 @@ def badge(name: str, level: str) -> str:
 
 def _text(text: str, start: float, width: float) -> str:
     fitted = f'textLength="{width - 2 * MARGIN:.1f}" lengthAdjust="spacingAndGlyphs"'
-    return f'<text x="{start + MARGIN:.1f}" y="14" {fitted}>{escape(text)}</text>'
+    return f'<text x="{start + width / 2:.1f}" y="14" {fitted}>{escape(text)}</text>'
