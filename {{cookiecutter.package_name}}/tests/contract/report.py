@@ -76,7 +76,7 @@ def pytest_runtest_makereport(
 
 def _first_line(error: BaseException) -> str:
     """Return the beginning of what an error says."""
-    return "".join(traceback.format_exception_only(error)).partition("\n")[0][:300]
+    return "".join(traceback.format_exception_only(error)).partition("\n")[0].removeprefix("Failed: ")[:300]
 
 
 def _skip(report: pytest.TestReport, item: pytest.Item, reason: str) -> None:
