@@ -289,6 +289,10 @@ def test_one(text): assert len(text) < 3
 def test_the_report_says_it_in_every_form(make: MAKE, tmp_path: Path) -> None:
     tests = SOME.replace("assert False", "pass #") + '\n@pytest.mark.clause("R1")\ndef test_r(): assert False\n'
     project = make(tests, {"S3": "it has no <clock> | *none*", "R1": "never"})
+    installed = project / "src" / "hazel_msg-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hazel_msg\nVersion: 1\nRequires-Dist: pyee>=12\n")
+    (installed / "entry_points.txt").write_text("[deepstream.msg]\nhazel = hazel_msg:Connector\n")
     needs_a_proxy = "--deselect=tests/contract/test_figures.py::test_recovery_after_a_cut"
     ended = run_pack(project, "--report", "--junit-xml=junit.xml", needs_a_proxy)
     assert ended.returncode == 0, ended.stdout
@@ -298,6 +302,7 @@ def test_the_report_says_it_in_every_form(make: MAKE, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
     assert report["needless_exceptions"] == ["S3"]
     assert report["simulated"] == ["E3"]
+    assert list(report["clients"]) == ["pyee"]
     said = {clause["id"]: clause for clause in report["clauses"]}
     assert (said["S3"]["verdict"], said["R1"]["verdict"]) == ("holds", "not applicable")
     assert "it works: remove it from Broker.not_applicable" in said["S3"]["remark"]

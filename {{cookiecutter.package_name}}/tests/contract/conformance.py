@@ -5,7 +5,7 @@ import platform
 import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 
 from ..broker import Broker
@@ -123,8 +123,9 @@ def gather(results: Results) -> Conformance:
 def _clients(package: str) -> dict[str, str]:
     """Return the versions of what the package itself asks for: the client of the broker, and the rest."""
     found: dict[str, str] = {}
-    for distribution in packages_distributions().get(package, [])[:1]:
-        for requirement in requires(distribution) or ():
+    points = [point for point in entry_points(group="deepstream.msg") if point.module == package]
+    for point in points[:1]:
+        for requirement in (point.dist and point.dist.requires) or ():
             name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
             try:
                 found[name] = version(name)
