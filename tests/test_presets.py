@@ -241,7 +241,7 @@ def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path
         f"Next: settings, at tests/settings.py:{line_of(project / 'tests' / 'settings.py', 'settings')}."
         in ended.stdout
     )
-    assert len(ended.stdout.splitlines()) < 100
+    assert len(ended.stdout.splitlines()) < 120  # a line for each module, clause and blank
     assert "FAILS" not in verdicts(ended.stdout).values()
 
 
