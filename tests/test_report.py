@@ -194,8 +194,9 @@ def test_a_selection_says_that_it_is_a_part(make: MAKE) -> None:
     assert "there is no clause M33" in run_pack(project, "--clause", "M33").stdout
 
 
-def test_nothing_arrives_is_told_soon_and_the_cause_comes_first(make: MAKE) -> None:
-    mute = TRANSPORT.replace("for other in BUS.get(topic, ()):", "for other in ():")
+@pytest.mark.parametrize("wrong", ["for other in ():", "for other in [await asyncio.sleep(1000)]:"])
+def test_a_wrong_transport_is_told_soon_and_the_cause_comes_first(make: MAKE, wrong: str) -> None:
+    mute = TRANSPORT.replace("for other in BUS.get(topic, ()):", wrong)
     project = make(None, transport=mute)
     started = time.monotonic()
     ended = run_pack(project)

@@ -19,7 +19,7 @@ from ..broker import Broker
 from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
 from .blanks import TEST_URL
-from .nodes import Host, Node, Wire, patience
+from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
 from .report import BROKER
 from .server import Missing, Server
@@ -153,11 +153,12 @@ def altered(settings: Settings, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def change(given: Settings) -> Callable[..., Settings]:
-    """The settings of the tests, with changes."""
+def change(given: Settings, pytestconfig: pytest.Config) -> Callable[..., Settings]:
+    """The settings of the tests, with changes; once too much was waited for in vain, no broker is waited for long."""
+    hasty = {"publish_timeout": HASTE} if len(pytestconfig.stash[WAITED]) >= ENOUGH else {}
 
     def change(**changes: Any) -> Settings:
-        return altered(given, **{**FAST, **changes})
+        return altered(given, **{**FAST, **hasty, **changes})
 
     return change
 
