@@ -82,5 +82,5 @@ def provision(project: Path, workdir: Path, environment: str = "py") -> Path:
 
 def verdicts(output: str) -> dict[str, str]:
     """What the table at the end of a pack's run says of each clause: holds, FAILS, waits …"""
-    verdict = "holds|FAILS|waits|not applicable|not run"
-    return dict(re.findall(rf"^  ([A-Z]\d+) +({verdict})\b", output, re.MULTILINE))
+    verdict = "holds \\(simulated\\)|holds|in part|FAILS|waits|not applicable|not run"
+    return dict(re.findall(rf"^  ([A-Z]\d+) +({verdict})(?= )", output, re.MULTILINE))

@@ -76,12 +76,13 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
     ended = tox(project, folder / "tox", "-e", "py,lint,types", environment=environment)
     output = ended.stdout
     result = verdicts(output)
-    held = sum(verdict == "holds" for verdict in result.values())
+    held = sum(verdict.startswith("holds") for verdict in result.values())
+    in_part = sum(verdict == "in part" for verdict in result.values())
     excused = sum(verdict == "not applicable" for verdict in result.values())
     heading = HEADING.search(output)
     server = heading[1] if heading else "no table"
     if os.environ.get("REQUIRE_BROKERS") != "1" and (
-        missing := re.search(r"not run .*\((.+; or set \w+)\)$", output, re.M)
+        missing := re.search(r"^Next: (there is no broker to test with.*|a server is missing.*)", output, re.M)
     ):
         record_property("preset", (preset, server, "not run", missing[1], ""))
         pytest.skip(missing[1])
@@ -89,7 +90,7 @@ def test_its_own_tox_is_green(preset: str, folder: Path, record_property: Callab
     assert ended.returncode == 0, output
     assert heading, output
     assert result, output
-    assert held + excused == len(result), output
+    assert held + in_part + excused == len(result), output
     assert len(REMARK.findall(output)) == excused, output
     for module in modules_beside(project, folder / "tox" / "py" / "bin" / "python"):
         with pytest.raises(FailedHookException):
@@ -240,7 +241,7 @@ def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path
         f"Next: settings, at tests/settings.py:{line_of(project / 'tests' / 'settings.py', 'settings')}."
         in ended.stdout
     )
-    assert len(ended.stdout.splitlines()) < 100
+    assert len(ended.stdout.splitlines()) < 120  # a line for each module, clause and blank
     assert "FAILS" not in verdicts(ended.stdout).values()
 
 
@@ -269,7 +270,8 @@ def test_each_blank_that_is_filled_in_turns_its_clauses_on(tools: Path, tmp_path
     assert waiting == sorted(waiting, reverse=True), waiting
     assert len(waiting) - len(set(waiting)) <= 2, waiting  # the settings alone, and publishing alone, prove nothing
     assert waiting[-1] == 0
-    assert set(verdicts(ended.stdout).values()) == {"holds"}, ended.stdout
+    assert set(verdicts(ended.stdout).values()) <= {"holds", "holds (simulated)", "in part"}, ended.stdout
+    assert "prove a refusal of your broker" in ended.stdout.splitlines()[-1], ended.stdout
 
 
 def run_pack(python: Path, project: Path) -> Any:

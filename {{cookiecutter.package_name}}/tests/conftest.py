@@ -1,3 +1,10 @@
 """The fixtures and the report of the pack, and the `settings` fixture."""
 
-pytest_plugins = ("tests.contract.plugin", "tests.contract.report", "tests.settings")
+pytest_plugins = (  # each after those that it imports
+    "tests.contract.nodes",
+    "tests.contract.selection",
+    "tests.contract.watchdog",
+    "tests.contract.report",
+    "tests.contract.plugin",
+    "tests.settings",
+)

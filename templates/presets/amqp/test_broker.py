@@ -187,6 +187,7 @@ async def test_the_silence_of_one_connection_is_noticed_by_its_ping(
         ways[index].set()
 
 
+@pytest.mark.production("tls")
 @pytest.mark.clause("L1", "L3")
 async def test_tls_with_a_certificate_of_the_client(
     node: MakeNode, given: Settings, topic: str, tmp_path: Path

@@ -26,7 +26,6 @@ from .contract.public import (
     balance,
     eventually,
     patience,
-    start,
 )
 from .subject import Settings, contract
 
@@ -45,7 +44,7 @@ def own(broker: Broker) -> Broker:
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AmqpServer]:
     """A server of another kind, running."""
     server: AmqpServer = request.param(tmp_path_factory.mktemp("other"))
-    start(server)
+    server.start()
     yield server
     server.stop()
 
@@ -261,6 +260,7 @@ async def test_what_others_send_is_no_frame(own: Broker, node: MakeNode, topic: 
     assert len(subscriber.readies.items) == 1
 
 
+@pytest.mark.production("tls")
 @pytest.mark.clause("L1", "L3")
 async def test_tls_with_a_certificate_of_the_client(
     node: MakeNode, given: Settings, topic: str, tmp_path: Path

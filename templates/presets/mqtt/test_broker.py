@@ -72,6 +72,7 @@ async def test_a_wrong_password_is_told_without_showing_it(serve: Serve, rights:
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
 
 
+@pytest.mark.production("tls")
 @pytest.mark.clause("L3")
 async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode, tmp_path: Path, topic: str) -> None:
     authority, files = trustme.CA(), {name: str(tmp_path / name) for name in ("ca", "server", "client")}

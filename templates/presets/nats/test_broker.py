@@ -95,6 +95,7 @@ async def test_tokens_keys_and_passwords_let_in(serve: Serve, node: MakeNode, tm
         assert "wr0ng" not in f"{raised.value!r} {raised.value.__cause__!r}"
 
 
+@pytest.mark.production("tls")
 @pytest.mark.clause("L3")
 async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode, tmp_path: Path, topic: str) -> None:
     authority, files = trustme.CA(), {name: str(tmp_path / name) for name in ("ca", "server", "client")}
@@ -170,6 +171,7 @@ async def test_a_subscriber_that_the_server_cuts_off_gets_later_what_it_missed(
     assert subscriber.stats()["repaired"] > 0
 
 
+@pytest.mark.production("cluster")
 @pytest.mark.clause("R2", "R4")
 async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, node: MakeNode, topic: str) -> None:
     ports = [free_port() for _ in range(3)]

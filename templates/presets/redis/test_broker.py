@@ -61,6 +61,7 @@ async def test_a_wrong_password_is_told_without_showing_it(limited: dict[str, st
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
 
 
+@pytest.mark.production("rotation")
 @pytest.mark.clause("R9")
 async def test_a_password_that_was_changed_is_told_as_a_refusal(
     limited: dict[str, str], node: MakeNode, admin: Redis

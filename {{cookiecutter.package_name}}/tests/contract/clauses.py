@@ -73,3 +73,55 @@ CLAUSES = {
     "T3": Clause("memory is bounded", TALK),
     "T4": Clause("a cluster at rest is quiet", TALK),
 }
+
+
+class Level(NamedTuple):
+    """How far a connector has come: what must hold, besides the levels before it."""
+
+    name: str
+    text: str
+    clauses: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+    """What must have been measured."""
+    real: tuple[str, ...] = ()
+    """Clauses that must hold on a real broker, not only simulated."""
+    matters: tuple[str, ...] = ()
+    """What tests in tests/test_broker.py must prove, by the marker `production`."""
+
+
+MATTERS = {
+    "cluster": "a cluster of brokers survives the loss of one",
+    "tls": "TLS, with a certificate that is checked",
+    "rotation": "a password or certificate changes while nodes are connected",
+}
+"""What only a test of the broker itself can prove, and what is asked for by `@pytest.mark.production("tls")`."""
+
+FIGURES = {
+    "round_trip_ms": ("round trip of a lone message", "ms"),
+    "rate_1": ("messages a second, 1 in flight", "/s"),
+    "rate_1_bare": ("the same, bare transport", "/s"),
+    "rate_100": ("messages a second, 100 in flight", "/s"),
+    "rate_100_bare": ("the same, bare transport", "/s"),
+    "recovery_s": ("from a cut until all is ready again", "s"),
+    "memory_mb": ("memory that a node takes", "MB"),
+}
+"""What is measured for the report: what it is, and its unit."""
+
+
+def _of_chapters(letters: str) -> tuple[str, ...]:
+    return tuple(clause for clause in CLAUSES if clause[0] in letters)
+
+
+LEVELS = (
+    Level("works", "nodes reach each other", _of_chapters("LMSE"), ("round_trip_ms",)),
+    Level(
+        "recovers",
+        "outages and load lose nothing",
+        _of_chapters("RT"),
+        ("rate_1", "rate_100", "recovery_s", "memory_mb"),
+    ),
+    Level(
+        "production", "proved on a real broker", ("R8", "R9", "L12"), real=("E3", "L3", "R9"), matters=tuple(MATTERS)
+    ),
+)
+"""The levels, each on top of the one before it."""

@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from importlib.metadata import entry_points
 from inspect import isawaitable
 from pathlib import Path
@@ -30,10 +31,18 @@ ENOUGH = 3
 PHASES = (Phase.explicit, Phase.generate)
 """What Hypothesis does with a broker: no search for a smaller example, in which each step may have to wait in vain."""
 
+WAITED = pytest.StashKey[list[str]]()
+"""What the tests of a run have waited for in vain."""
+
+_waited: ContextVar[list[str]] = ContextVar("waited")
+
 Wanted = str | Callable[[], str]
 """For what a test waits; where that is known only when it does not come, a function that returns it."""
 
-_waits_in_vain: list[str] = []
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[WAITED] = []
+    _waited.set(config.stash[WAITED])
 
 
 @asynccontextmanager
@@ -42,13 +51,14 @@ async def patience(wanted: Wanted = "", came: Sequence[Any] = ()) -> AsyncIterat
 
     If nothing is said to be `wanted`, it is the end of the line that was waiting.
     """
-    seconds = PATIENCE if len(_waits_in_vain) < ENOUGH else HASTE
+    waited = _waited.get()
+    seconds = PATIENCE if len(waited) < ENOUGH else HASTE
     try:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         text = wanted() if callable(wanted) else wanted or f"the end of `{_line_of(error)}`"
-        _waits_in_vain.append(text)
+        waited.append(text)
     else:
         return
     shown = f"; {len(came)} came: {', '.join(map(repr, came))}" if came else ""
@@ -215,7 +225,10 @@ class Host:
         """Start it, with the url of these settings; return when its connector is ready."""
         points = entry_points(group="deepstream.msg")
         (name,) = {point.name for point in points if point.module == Connector.__module__.partition(".")[0]}
-        environment = {f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value()}
+        environment = {
+            f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value(),
+            "PYTHONASYNCIODEBUG": "",  # which logs what takes long: that is no complaint
+        }
         self.events = Log()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, Path(__file__).with_name("host.py"), name),

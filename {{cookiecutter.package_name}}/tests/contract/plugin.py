@@ -6,18 +6,22 @@ import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, cast
 from uuid import uuid4
 
+import hypothesis
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 from pydantic import SecretStr
 
 from ..broker import Broker
 from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
 from .blanks import TEST_URL
-from .nodes import Host, Node, Wire, patience
+from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
+from .report import BROKER
 from .server import Missing, Server
 
 FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}
@@ -34,19 +38,28 @@ MakeHost = Callable[[], Awaitable[Host]]
 ProxyFor = Callable[[Server], Awaitable[Proxy]]
 
 
-_trouble: list[str] = []
+TROUBLE = pytest.StashKey[str]()
 """What keeps all tests from the broker, once it is known."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if _trouble and {"broker", "given"} & set(getattr(item, "fixturenames", ())):
+    if TROUBLE in item.config.stash and {"broker", "given"} & set(getattr(item, "fixturenames", ())):
         pytest.skip("waits for the broker")
 
 
-def give_up(text: str) -> NoReturn:
+def give_up(config: pytest.Config, text: str) -> NoReturn:
     """Fail a test for what is the trouble of all, and let the others wait."""
-    _trouble.append(text)
+    config.stash[TROUBLE] = text
     raise pytest.fail.Exception(text, pytrace=False) from None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have Hypothesis keep nothing in the project's folder, which may be read-only."""
+    folder = TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    set_hypothesis_home_dir(folder.name)
+    hypothesis.settings.register_profile("pack", database=None)
+    hypothesis.settings.load_profile("pack")
 
 
 class Elsewhere(Broker):
@@ -56,35 +69,28 @@ class Elsewhere(Broker):
 
 
 @pytest.fixture(scope="session")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def broker(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Broker]:
     """The broker: the one that the environment names, or one that is started for the tests."""
     if Elsewhere.url:
-        Server.used = "elsewhere"
+        pytestconfig.stash[BROKER] = "elsewhere"
         yield Elsewhere(Path())
         return
     broker = Broker(tmp_path_factory.mktemp("broker"))
     try:
         if not {"command", "url"} & {blank.name for blank in blanks.open_blanks()}:
             try:
-                start(broker)
-                Server.used = f"on {broker.version()}"
+                broker.start()
+                pytestconfig.stash[BROKER] = f"on {broker.version()}"
             except NotImplementedError:
                 pass
+            except Missing:
+                raise
             except Exception as error:
-                give_up(f"tests/broker.py did not start the broker: {type(error).__name__}: {error}")
+                text = f"tests/broker.py did not start the broker: {type(error).__name__}: {error}"
+                give_up(pytestconfig, text)
         yield broker
     finally:
         broker.stop()
-
-
-def start(server: Server) -> None:
-    """Start a server; where it is missing, skip the test, or fail it if REQUIRE_BROKERS=1 asks for it."""
-    try:
-        server.start()
-    except Missing as missing:
-        if os.environ.get("REQUIRE_BROKERS") == "1":
-            pytest.fail(f"{missing}; REQUIRE_BROKERS=1 asks for it", pytrace=False)
-        pytest.skip(f"{missing}; or set {TEST_URL}")
 
 
 @pytest.fixture
@@ -96,7 +102,7 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         server = kind(tmp_path_factory.mktemp("server"))
         vars(server).update(attributes)
         servers.append(server)
-        start(server)
+        server.start()
         return server
 
     yield serve
@@ -117,7 +123,7 @@ def given(request: pytest.FixtureRequest) -> Settings:
         BrokerTransport.keeps_messages = True  # so that nodes do without the control topic as long as they have to
     if blanks.is_written("connect"):
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, try_to_connect(altered(settings, **FAST))).result()
+            thread.submit(asyncio.run, try_to_connect(request.config, altered(settings, **FAST))).result()
     return settings
 
 
@@ -126,7 +132,7 @@ def place_of(frame: traceback.FrameSummary) -> str:
     return f"{os.path.relpath(frame.filename)}:{frame.lineno}"
 
 
-async def try_to_connect(settings: Settings) -> None:
+async def try_to_connect(config: pytest.Config, settings: Settings) -> None:
     """Let all tests wait if there is no connecting to the broker."""
     connector = Connector(settings)
     try:
@@ -136,7 +142,8 @@ async def try_to_connect(settings: Settings) -> None:
         where = traceback.extract_tb(cause.__traceback__)[-1:] if cause else []
         place = "".join(f" Raised at {place_of(frame)}." for frame in where)
         give_up(
-            f"The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. {error}{place}"
+            config,
+            f"The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. {error}{place}",
         )
     finally:
         await connector.close()
@@ -148,20 +155,21 @@ def altered(settings: Settings, **changes: Any) -> Settings:
 
 
 @pytest.fixture
-def change(given: Settings) -> Change:
-    """The settings of the tests, with changes."""
+def change(given: Settings, pytestconfig: pytest.Config) -> Change:
+    """The settings of the tests, with changes; once too much was waited for in vain, no broker is waited for long."""
+    hasty = {"publish_timeout": HASTE} if len(pytestconfig.stash[WAITED]) >= ENOUGH else {}
 
     def change(**changes: Any) -> Settings:
-        return altered(given, **{**FAST, **changes})
+        return altered(given, **{**FAST, **hasty, **changes})
 
     return change
 
 
 @pytest.fixture
-async def node(change: Change, proxy: Proxy) -> AsyncIterator[MakeNode]:
+async def node(change: Change, proxy: Proxy, serve: Serve, proxy_for: ProxyFor) -> AsyncIterator[MakeNode]:
     """Makes a connected node; `kind=` is another class than `Node`, `connect=False` leaves that to the test.
 
-    At the end each is closed, and those that were not declared `noisy=True` must have emitted no error.
+    At the end each is closed, before the servers and proxies that it may talk to, and those that were not declared `noisy=True` must have emitted no error.
     """
     nodes: list[tuple[Node, bool]] = []
 

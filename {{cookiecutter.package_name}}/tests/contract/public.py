@@ -3,7 +3,7 @@
 from .balance import balance, losses, reported
 from .blanks import TEST_URL
 from .nodes import PATIENCE, Host, Log, Node, SpiedNode, Wire, eventually, patience
-from .plugin import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve, start
+from .plugin import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
 from .proxy import Proxy
 from .server import DYING_WITH_PARENT, Missing, Server, at_port, free_port
 
@@ -32,5 +32,4 @@ __all__ = [
     "losses",
     "patience",
     "reported",
-    "start",
 ]

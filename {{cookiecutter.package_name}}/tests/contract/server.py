@@ -20,6 +20,9 @@ from ..subject import contract
 READY_WITHIN = 60.0
 """Seconds that a server may take to start."""
 
+FREE_WITHIN = 3.0
+"""Seconds after which the port of a server that was killed is free, if nobody else has it."""
+
 
 _LAUNCHER = """
 import ctypes, os, signal, sys
@@ -84,9 +87,6 @@ class Server(ABC):
     addresses: ClassVar[tuple[str, ...]] = ("url",)
     """The settings that say where the broker listens: a url, or the number of a port. Each gets a proxy of its own."""
 
-    used: ClassVar[str] = ""
-    """Which server the tests talk to, for the report."""
-
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in self.addresses}
@@ -140,6 +140,8 @@ class Server(ABC):
 
     def spawn(self) -> None:
         """Start the process, without waiting for it; on the main thread, with which it dies."""
+        for port in self.ports.values():
+            self._wait_until_free(port)
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*DYING_WITH_PARENT, *self.command()],
@@ -151,10 +153,27 @@ class Server(ABC):
                 start_new_session=True,
             )
 
+    def _wait_until_free(self, port: int) -> None:
+        """Return when nothing listens on a port, as soon as what was killed is gone; raise if it is another's."""
+        deadline = time.monotonic() + FREE_WITHIN
+        while True:
+            with socket.socket() as probe:
+                if os.name == "posix":  # elsewhere, this would take the port from another
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    if time.monotonic() > deadline:
+                        text = f"{type(self).__name__} cannot start: another program has port {port}"
+                        raise RuntimeError(text) from error
+                else:
+                    return
+            time.sleep(0.01)
+
     def wait_until_ready(self) -> None:
         """Return when the server takes connections; raise `RuntimeError` with its log if it does not."""
         deadline = time.monotonic() + READY_WITHIN
-        while not self.is_ready():
+        while not (self.is_ready() and self._process and self._process.poll() is None):
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 log = (self.folder / "server.log").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"{type(self).__name__} did not start on port {self.port}: {log}")

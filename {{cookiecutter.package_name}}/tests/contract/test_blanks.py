@@ -11,6 +11,7 @@ def test_every_blank_is_filled_in() -> None:
         pytest.fail(f"{len(unwritten)} blanks are open, see below; next: {unwritten[0]}", pytrace=False)
 
 
+@pytest.mark.basic(1)
 @pytest.mark.clause("L2")
 def test_the_broker_can_be_reached(given: Settings) -> None:
     assert given

@@ -50,6 +50,7 @@ async def test_close_lets_listeners_finish_what_has_arrived(node: MakeNode, topi
     assert finished.items == list(range(len(finished.items)))
 
 
+@pytest.mark.basic(6)
 @pytest.mark.clause("L4")
 async def test_close_releases_tasks_threads_and_sockets(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str

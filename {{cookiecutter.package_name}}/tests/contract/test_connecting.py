@@ -11,6 +11,7 @@ from .plugin import Change, MakeNode
 from .proxy import Proxy
 
 
+@pytest.mark.basic(2)
 @pytest.mark.clause("L2")
 async def test_connect_makes_ready_once(node: MakeNode) -> None:
     connector: Node = await node(connect=False)

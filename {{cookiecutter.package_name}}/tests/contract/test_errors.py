@@ -22,6 +22,7 @@ async def refuse_subscribe(*_: object) -> None:
     raise contract.SubscribeRefusedError("no rights here")
 
 
+@pytest.mark.simulated("E3")
 @pytest.mark.clause("E1", "E3")
 async def test_a_refused_publish_is_its_callers_error_at_once(node: MakeNode, topic: str) -> None:
     connector: SpiedNode = await node(SpiedNode, publish_timeout=2 * PATIENCE)
@@ -44,6 +45,7 @@ async def test_a_refused_publish_is_its_callers_error_at_once(node: MakeNode, to
     assert connector.is_ready
 
 
+@pytest.mark.simulated("E3")
 @pytest.mark.clause("E1", "E3")
 async def test_a_refused_subscription_is_its_callers_error_at_once(node: MakeNode, topic: str) -> None:
     connector: SpiedNode = await node(SpiedNode, publish_timeout=2 * PATIENCE)
@@ -185,6 +187,7 @@ async def test_a_loss_is_told_with_what_where_and_what_to_do(
     assert len(text) > 60
 
 
+@pytest.mark.simulated("E3")
 @pytest.mark.clause("E3")
 async def test_a_refusal_when_restoring_is_told_and_the_rest_is_restored(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str

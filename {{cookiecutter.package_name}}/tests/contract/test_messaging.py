@@ -12,6 +12,7 @@ from .plugin import MakeNode
 from .proxy import Proxy
 
 
+@pytest.mark.basic(3)
 @pytest.mark.clause("M1")
 async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode, topic: str) -> None:
     nodes: list[Node] = [await node() for _ in range(3)]
@@ -31,6 +32,7 @@ async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode
     assert bystander.stats()["delivered"] == 0
 
 
+@pytest.mark.basic(4)
 @pytest.mark.clause("M2")
 async def test_a_node_never_gets_its_own_messages(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str

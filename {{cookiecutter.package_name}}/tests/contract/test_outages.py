@@ -132,6 +132,7 @@ async def test_a_large_message_that_makes_the_broker_cut_is_given_up_soon(node: 
     assert await mailbox.count(1) == ["small"]
 
 
+@pytest.mark.simulated("R9")
 @pytest.mark.clause("R9", "R3")
 async def test_each_new_reason_for_staying_away_is_told_once(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
@@ -174,6 +175,7 @@ async def test_a_reason_that_lasts_is_told_again(
     await connector.until_ready(2)
 
 
+@pytest.mark.simulated("R9", "L3")
 @pytest.mark.clause("R9", "L3")
 @pytest.mark.parametrize("refused", [False, True])
 async def test_connect_tells_whether_trying_again_is_vain(node: MakeNode, refused: bool) -> None:

@@ -55,6 +55,7 @@ async def test_subscribing_and_unsubscribing_at_once_ends_as_it_was_asked(node: 
     assert [mailbox.items for mailbox in mailboxes] == [[]] * 4
 
 
+@pytest.mark.basic(5)
 @pytest.mark.clause("M5")
 async def test_unsubscribe_ends_it_for_that_listener_alone(node: MakeNode, topic: str) -> None:
     publisher, subscriber = await node(), await node()

@@ -1,0 +1,316 @@
+"""A run of the pack says what it has proved and no more, ends soon when all is lost, and says what is next."""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from baking import FROM_SOURCE, bake, run, verdicts
+
+TRANSPORT = '''
+import asyncio
+
+from .contract import Transport
+from .settings import Settings
+
+BUS: dict = {}
+
+
+class BrokerTransport(Transport[Settings]):
+    """Nodes of one process that call each other."""
+
+    async def connect(self):
+        pass
+
+    async def publish(self, topic, payload):
+        for other in BUS.get(topic, ()):
+            asyncio.get_running_loop().call_soon(other.inbox.received, topic, payload)
+
+    async def subscribe(self, topic):
+        BUS.setdefault(topic, set()).add(self)
+
+    async def unsubscribe(self, topic):
+        BUS.get(topic, set()).discard(self)
+
+    async def ping(self):
+        pass
+
+    async def close(self):
+        for topic in BUS:
+            BUS[topic].discard(self)
+'''
+
+BROKER = '''
+from .contract.server import Missing, Server
+
+
+class Broker(Server):
+    """No process: nodes call each other."""
+
+    not_applicable = {not_applicable}
+
+    def command(self):
+        raise Missing("hazel is not installed: apt-get install hazel")
+
+    def start(self):
+        {start}
+
+    def version(self):
+        return "hazel 1 | <2>"
+
+    @property
+    def url(self):
+        return f"memory://127.0.0.1:{{self.port}}"
+'''
+
+SETTINGS = """
+import pytest
+
+from .broker import Broker
+from .subject import Settings
+
+
+@pytest.fixture(scope="session")
+def settings(broker: Broker) -> Settings:
+    return Settings(url=broker.url)
+"""
+
+MAKE = Callable[..., Path]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> MAKE:
+    """Makes a project with a broker of one process, and with these tests in place of the pack's, unless it is None."""
+
+    def make(
+        tests: str | None, exceptions: dict[str, str] | None = None, start: str = "pass", transport: str = TRANSPORT
+    ) -> Path:
+        project = bake(tmp_path, preset="blank", package_name="hazel_msg")
+        (project / "src" / "hazel_msg" / "transport.py").write_text(transport)
+        (project / "tests" / "broker.py").write_text(BROKER.format(not_applicable=exceptions or {}, start=start))
+        (project / "tests" / "settings.py").write_text(SETTINGS)
+        if tests is not None:
+            for module in (project / "tests" / "contract").glob("test_*.py"):
+                if module.name != "test_figures.py":
+                    module.unlink()
+            (project / "tests" / "test_some.py").write_text(f"import pytest\n\n{tests}")
+        return project
+
+    return make
+
+
+def run_pack(project: Path, *words: str) -> Any:
+    """Run a project's tests with this interpreter."""
+    return run(sys.executable, "-m", "pytest", *words, cwd=project, environment=FROM_SOURCE, timeout=120)
+
+
+def last_line(output: str) -> str:
+    """The last line, which says what is next."""
+    return output.rstrip().splitlines()[-1]
+
+
+SOME = """
+@pytest.mark.clause("M1")
+def test_one(given): pass
+
+@pytest.mark.clause("M1", "M2")
+def test_two(): pytest.skip("not ours to set up")
+
+@pytest.mark.clause("E3", "E1")
+@pytest.mark.simulated("E3")
+def test_three(): pass
+
+@pytest.mark.clause("S1")
+def test_four(): assert False, "root"
+
+@pytest.mark.clause("S2")
+def test_five(): pass
+
+@pytest.mark.clause("S2")
+def test_six(): pytest.skip("not applicable: too small")
+
+@pytest.mark.clause("S3")
+def test_seven(): assert False
+"""
+SAID = {
+    "M1": "in part",
+    "M2": "not run",
+    "E3": "holds (simulated)",
+    "E1": "holds",
+    "S1": "FAILS",
+    "S2": "in part",
+    "S3": "not applicable",
+    "M3": "not run",
+}
+
+
+@pytest.mark.parametrize("words", [(), ("-n", "2")])
+def test_each_verdict_means_what_it_says_in_one_process_or_more(make: MAKE, words: tuple[str, ...]) -> None:
+    project = make(SOME, {"S3": "it has no clock"})
+    ended = run_pack(project, *words)
+    assert {clause: word for clause, word in verdicts(ended.stdout).items() if clause in SAID} == SAID, ended.stdout
+    assert "(1 of 2 tests; not ours to set up)" in ended.stdout
+    assert "(it has no clock)" in ended.stdout
+    assert "kept through My Broker on hazel 1" in ended.stdout
+    assert ended.returncode == 1
+    assert re.fullmatch(r"Next: tests/test_some.py::test_four failed: .*root.*", last_line(ended.stdout)), ended.stdout
+
+
+@pytest.mark.parametrize("where", ["marked", "test_broker.py"])
+def test_a_real_refusal_ends_the_simulation(make: MAKE, where: str) -> None:
+    tests = '@pytest.mark.clause("E3")\n@pytest.mark.simulated("E3")\ndef test_one(): pass\n'
+    real = '@pytest.mark.clause("E3")\ndef test_real(): pass\n'
+    project = make(tests + ("@pytest.mark.real\n" + real if where == "marked" else ""))
+    if where != "marked":
+        (project / "tests" / "test_broker.py").write_text(f"import pytest\n\n{real}")
+    assert verdicts(run_pack(project).stdout)["E3"] == "holds"
+
+
+def test_a_missing_broker_is_not_green_and_holds_nothing(make: MAKE) -> None:
+    tests = '@pytest.mark.clause("M1")\ndef test_a(given): pass\n@pytest.mark.clause("M1")\ndef test_b(): pass\n'
+    project = make(f'{tests}@pytest.mark.clause("M2")\ndef test_c(given): pass\n', start="self.command()")
+    ended = run_pack(project)
+    assert ended.returncode == 1, ended.stdout
+    said = verdicts(ended.stdout)
+    assert (said["M1"], said["M2"]) == ("in part", "not run"), ended.stdout
+    assert last_line(ended.stdout) == (
+        "Next: there is no broker to test with: hazel is not installed: apt-get install hazel; "
+        "or set HAZEL_MSG_TEST_URL."
+    )
+
+
+def test_a_selection_says_that_it_is_a_part(make: MAKE) -> None:
+    project = make(SOME)
+    ended = run_pack(project, "--clause", "E3,S2")
+    assert ended.returncode == 0, ended.stdout
+    assert "2 passed, 1 skipped" in ended.stdout, ended.stdout
+    assert "this was a part (--clause E3,S2;" in last_line(ended.stdout)
+    assert "this was a part (-k five;" in last_line(run_pack(project, "-k", "five").stdout)
+    assert "there is no clause M33" in run_pack(project, "--clause", "M33").stdout
+
+
+@pytest.mark.parametrize("wrong", ["for other in ():", "for other in [await asyncio.sleep(1000)]:"])
+def test_a_wrong_transport_is_told_soon_and_the_cause_comes_first(make: MAKE, wrong: str) -> None:
+    mute = TRANSPORT.replace("for other in BUS.get(topic, ()):", wrong)
+    project = make(None, transport=mute)
+    started = time.monotonic()
+    ended = run_pack(project)
+    assert time.monotonic() - started < 40
+    assert ended.returncode != 0
+    failed = re.findall(r"^_+ (test_\w+)", ended.stdout, re.MULTILINE)
+    assert failed[0] == "test_every_other_subscribed_node_gets_each_message_once", ended.stdout
+    assert 3 <= len(failed) <= 10, ended.stdout
+    assert "test_every_other_subscribed_node" in last_line(ended.stdout)
+
+
+HANG = """
+import ctypes
+
+def test_hung():
+    mutex = ctypes.create_string_buffer(64)
+    for _ in range(2):
+        ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the mutex of this test is that of Linux")
+def test_a_hang_that_keeps_the_interpreter_to_itself_ends_and_is_shown(make: MAKE) -> None:
+    project = make(HANG)
+    started = time.monotonic()
+    ended = run_pack(project, "--timeout", "1")
+    assert time.monotonic() - started < 20
+    assert ended.returncode != 0
+    assert re.search(r'tests/test_some.py", line \d+ in test_hung', ended.stdout), ended.stdout
+
+
+@pytest.mark.parametrize("order", ["node, serve", "serve, node"])
+def test_nodes_close_before_servers_in_any_order_of_fixtures(make: MAKE, order: str) -> None:
+    tests = f"""
+from .broker import Broker
+from .subject import BrokerTransport
+
+TOLD = []
+
+class Telling(Broker):
+    def stop(self): TOLD.append("stopped")
+
+async def test_one(monkeypatch, {order}):
+    serve(Telling)
+    async def close(self): TOLD.append("closed")
+    monkeypatch.setattr(BrokerTransport, "close", close)
+    await node()
+
+def test_two():
+    assert TOLD == ["closed", "stopped"]
+"""
+    ended = run_pack(make(tests))
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_a_server_does_not_start_on_the_port_of_another(make: MAKE) -> None:
+    tests = """
+import socket, sys
+from .broker import Broker
+from .contract.server import Server
+
+class Real(Broker):
+    start = Server.start
+    def command(self): return [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(self.port)]
+
+def test_one(tmp_path):
+    server = Real(tmp_path)
+    with socket.create_server(("127.0.0.1", server.port)):
+        with pytest.raises(RuntimeError, match="another program has port"):
+            server.start()
+    server.start()
+    server.stop()
+"""
+    ended = run_pack(make(tests))
+    assert ended.returncode == 0, ended.stdout
+
+
+def test_hypothesis_leaves_nothing_in_the_project(make: MAKE) -> None:
+    tests = """
+from hypothesis import given as each, strategies as st
+
+@each(st.text())
+def test_one(text): assert len(text) < 3
+"""
+    project = make(tests)
+    before = {path.name for path in project.iterdir()}
+    assert run_pack(project).returncode == 1
+    assert {path.name for path in project.iterdir()} == before
+
+
+def test_the_report_says_it_in_every_form(make: MAKE, tmp_path: Path) -> None:
+    tests = SOME.replace("assert False", "pass #") + '\n@pytest.mark.clause("R1")\ndef test_r(): assert False\n'
+    project = make(tests, {"S3": "it has no <clock> | *none*", "R1": "never"})
+    installed = project / "src" / "hazel_msg-1.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hazel_msg\nVersion: 1\nRequires-Dist: pyee>=12\n")
+    (installed / "entry_points.txt").write_text("[deepstream.msg]\nhazel = hazel_msg:Connector\n")
+    needs_a_proxy = "--deselect=tests/contract/test_figures.py::test_recovery_after_a_cut"
+    ended = run_pack(project, "--report", "--junit-xml=junit.xml", needs_a_proxy)
+    assert ended.returncode == 0, ended.stdout
+    report = json.loads((project / "conformance.json").read_text())
+    schema = ("--schemafile", "tests/contract/conformance.schema.json")
+    checked = run(sys.executable, "-m", "check_jsonschema", *schema, "conformance.json", cwd=project)
+    assert checked.returncode == 0, checked.stdout
+    assert report["needless_exceptions"] == ["S3"]
+    assert report["simulated"] == ["E3"]
+    assert list(report["clients"]) == ["pyee"]
+    said = {clause["id"]: clause for clause in report["clauses"]}
+    assert (said["S3"]["verdict"], said["R1"]["verdict"]) == ("holds", "not applicable")
+    assert "it works: remove it from Broker.not_applicable" in said["S3"]["remark"]
+    assert all(figure["value"] for figure in report["figures"] if figure["name"] != "recovery_s"), report["figures"]
+    page = (project / "CONFORMANCE.md").read_text()
+    assert r"hazel 1 \| &lt;2>" in page
+    assert r"`S3`: it has no &lt;clock> \| \*none\* **It works all the same.**" in page
+    badge = ElementTree.fromstring((project / "conformance.svg").read_text())
+    assert badge.get("height") == "20"
+    assert ElementTree.parse(project / "junit.xml").getroot().tag == "testsuites"

@@ -1,0 +1,122 @@
+"""Which tests run, and in which order: what waits for a blank, what the broker cannot keep, the basic ones first."""
+
+import time
+from collections.abc import Generator
+
+import pytest
+
+from ..broker import Broker
+from .blanks import open_blanks
+from .clauses import ALL, CLAUSES
+from .nodes import ENOUGH, WAITED
+from .verdicts import NOT_APPLICABLE, WAITS
+
+ENOUGH_SECONDS, ENOUGH_FAILURES = 20.0, 3
+"""A run ends when so many tests have failed, and have taken so long to fail: the rest would tell nothing new."""
+
+FAILURES = 10
+"""The `--maxfail` of pyproject.toml; with another, the run goes on as long as that says."""
+
+DECLARED = pytest.StashKey[str]()
+"""The reason in `Broker.not_applicable`, of an item that runs all the same, for the report."""
+
+_FAILING = pytest.StashKey[list[float]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("the pack")
+    group.addoption("--clause", metavar="IDS", default="", help="run the tests of these clauses alone: --clause M3,R4")
+    group.addoption(
+        "--report",
+        action="store_true",
+        help="measure, try what is declared not applicable, and write CONFORMANCE.md and its companions",
+    )
+
+
+def clauses_of(item: pytest.Item) -> list[str]:
+    """Return the ids of the clauses that a test proves."""
+    return [clause for marker in item.iter_markers("clause") for clause in marker.args]
+
+
+def selected_by(config: pytest.Config) -> str:
+    """Return what selects a part of the tests, if something does."""
+    option = config.option
+    named = {"--clause": option.clause, "-k": option.keyword, "-m": option.markexpr, "--deselect": option.deselect}
+    words = [f"{name} {value}" for name, value in named.items() if value]
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        words += [str(argument) for argument in config.args]
+    return " ".join(words)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.option.report:
+        items[:] = [item for item in items if not item.get_closest_marker("figure")]
+    _select(config, items)
+    items.sort(key=_rank)
+    unwritten = {blank.name: blank for blank in open_blanks()}
+    for item in items:
+        clauses = clauses_of(item)
+        _note(item, clauses)
+        needs = [need for clause in clauses for need in CLAUSES[clause].needs]
+        needs += ["close"] if "wire" in getattr(item, "fixturenames", ()) else []
+        needs += ALL if item.get_closest_marker("figure") else []
+        callspec = getattr(item, "callspec", None)
+        needs += callspec.params.values() if callspec else []
+        if waits := [blank for name, blank in unwritten.items() if name in needs]:
+            names = ", ".join(blank.name for blank in waits)
+            item.add_marker(pytest.mark.skip(f"{WAITS}{names}"))
+        elif keys := [key for key in (*clauses, item.name) if key in Broker.not_applicable]:
+            if config.option.report:
+                item.user_properties.append(("declared", keys[0]))
+                item.stash[DECLARED] = Broker.not_applicable[keys[0]]
+            else:
+                item.add_marker(pytest.mark.skip(f"{NOT_APPLICABLE}{Broker.not_applicable[keys[0]]}"))
+
+
+def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of the clauses that are asked for."""
+    wanted = {clause.strip().upper() for clause in config.option.clause.split(",") if clause.strip()}
+    if unknown := wanted - CLAUSES.keys():
+        raise pytest.UsageError(f"--clause: there is no clause {', '.join(sorted(unknown))}")
+    if wanted:
+        out = [item for item in items if not wanted & set(clauses_of(item))]
+        items[:] = [item for item in items if wanted & set(clauses_of(item))]
+        config.hook.pytest_deselected(items=out)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Return the place of a test among the groups: the basic ones in their order, all others, figures."""
+    basic = item.get_closest_marker("basic")
+    return basic.args[0] if basic else 1000 if item.get_closest_marker("figure") else 100
+
+
+def _note(item: pytest.Item, clauses: list[str]) -> None:
+    """Have the reports of a test say what it is about, also where they are read in another process."""
+    item.user_properties.append(("clauses", " ".join(clauses)))
+    for marker in item.iter_markers("simulated"):
+        item.user_properties.append(("simulated", " ".join(marker.args)))
+    if item.get_closest_marker("real") or item.path.name == "test_broker.py":
+        item.user_properties.append(("real", "yes"))
+    for marker in item.iter_markers("production"):
+        item.user_properties.append(("matters", " ".join(marker.args)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """End the run when failing has taken long enough, unless it was asked for another number of failures."""
+    session, started = item.session, time.monotonic()
+    failed, waited = session.testsfailed, item.config.stash[WAITED]
+    before = len(waited)
+    if DECLARED in item.stash:  # it may well wait in vain: not for long, and the others have nothing to do with it
+        waited.extend([item.name] * ENOUGH)
+    result = yield
+    if DECLARED in item.stash:
+        del waited[before:]
+    spent = session.stash.setdefault(_FAILING, [])
+    if session.testsfailed > failed:
+        spent.append(time.monotonic() - started)
+        if item.get_closest_marker("basic"):  # the rest needs it, and would wait in vain
+            waited.extend([item.name] * ENOUGH)
+    if item.config.option.maxfail == FAILURES and len(spent) >= ENOUGH_FAILURES and sum(spent) >= ENOUGH_SECONDS:
+        session.shouldfail = f"{len(spent)} tests took {sum(spent):.0f} s to fail; --maxfail=0 runs all the same"
+    return result
