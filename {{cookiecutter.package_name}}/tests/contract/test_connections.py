@@ -91,7 +91,6 @@ async def test_each_connection_is_noticed_alone(
 
 
 @pytest.mark.clause("R1", "R2", "R8")
-@pytest.mark.skipif(len(Broker.addresses) == 1, reason="not applicable: the broker has one port")
 @pytest.mark.parametrize("name", Broker.addresses)
 async def test_each_port_is_missed_alone(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, name: str
