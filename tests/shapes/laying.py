@@ -4,14 +4,14 @@ import shutil
 from pathlib import Path
 
 from baking import bake
+from names import PACKAGE
 
 HERE = Path(__file__).parent
-SHAPES = ("one", "each", "two", "threads")
 
 
 def lay(folder: Path, shape: str) -> Path:
     """Bake a connector of this shape into the folder; return where the project is."""
-    project = bake(folder, preset="blank", package_name=f"shape_{shape}")
+    project = bake(folder / shape, preset="blank", package_name=PACKAGE)
     package, tests, ours = project / "src" / project.name, project / "tests", HERE / "project"
     for file, place in (
         (ours / f"{shape}.py", package / "transport.py"),

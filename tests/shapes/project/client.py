@@ -184,10 +184,10 @@ class SmallTransport(Transport[Settings]):
         """Tell the loss of a connection."""
         self.inbox.lost(error)
 
-    async def dial(self, connection: Connection, port: int | None = None) -> None:
-        """Open a connection, and log in."""
+    async def dial(self, connection: Connection, port: int | None = None) -> int:
+        """Open a connection, and log in; return the broker's limit of size."""
         user, password = self.settings.login
         try:
-            self.max_frame_bytes = await connection.open(*self.place(port), user, password)
+            return await connection.open(*self.place(port), user, password)
         except Refused as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal

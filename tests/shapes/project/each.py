@@ -12,7 +12,7 @@ class BrokerTransport(SmallTransport):
     async def connect(self) -> None:
         self.connection = Connection(self.arrived, self.gone)
         self.subscriptions: dict[str, Connection] = {}
-        await self.dial(self.connection)
+        self.max_frame_bytes = await self.dial(self.connection)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         try:

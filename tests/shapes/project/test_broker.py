@@ -11,7 +11,7 @@ from .subject import contract
 
 @pytest.mark.clause("E3")
 async def test_a_user_without_rights_is_refused(node: MakeNode) -> None:
-    connector: Node = await node(username="limited", publish_timeout=30)
+    connector: Node = await node(username="limited", publish_timeout=8)
     started = time.monotonic()
     with pytest.raises(contract.PublishRefusedError, match="no rights"):
         await connector.publish("forbidden", 1)

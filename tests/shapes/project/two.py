@@ -14,7 +14,7 @@ class BrokerTransport(SmallTransport):
     async def connect(self) -> None:
         self.connection = Connection(self.arrived, self.gone)
         self.incoming = Connection(self.arrived, self.gone)
-        await self.dial(self.connection)
+        self.max_frame_bytes = await self.dial(self.connection)
         await self.dial(self.incoming, self.settings.subscribe_port)
         self.task = asyncio.create_task(self.poll())
 
