@@ -274,7 +274,8 @@ async def test_close_releases_tasks_threads_and_sockets(
     async with patience():
         await proxy.until(lambda: not proxy.connections)
     assert others() <= before
-    async with patience():
+    async with patience("the end of all threads"):
+        await asyncio.get_running_loop().shutdown_default_executor()  # its threads are the loop's, once they are idle
         while set(threading.enumerate()) - threads:
             await asyncio.sleep(0.01)
 
