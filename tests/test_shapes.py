@@ -16,7 +16,7 @@ from catching import AT_A_TIME, PYTEST, Ended, failed, run_pack
 HERE = Path(__file__).parent / "shapes"
 sys.path.append(str(HERE))
 
-from faults import FAULTS, Fault, of  # noqa: E402
+from catalogue import FAULTS, Fault, of  # noqa: E402
 from laying import lay  # noqa: E402
 from names import SHAPES  # noqa: E402
 

@@ -2,17 +2,18 @@
 
 import os
 from importlib import import_module
+from typing import Any
 
-import faults
+import catalogue
 import names
 
 
 def inject(shape: str, name: str) -> None:
     """Put a fault of this name in the place of the sound transport."""
-    package = import_module(names.PACKAGE)
-    transport = import_module(f"{names.PACKAGE}.transport")
+    package: Any = import_module(names.PACKAGE)
+    transport: Any = import_module(f"{names.PACKAGE}.transport")
     sound = transport.BrokerTransport
-    (found,) = (fault for fault in faults.of(shape) if fault.name == name)
+    (found,) = (fault for fault in catalogue.of(shape) if fault.name == name)
     same = {name: getattr(sound, name) for name in ("__module__", "__qualname__", "__doc__")}
     faulty = type(sound)(sound.__name__, (sound,), {**same, **found.make(sound)})
     transport.BrokerTransport = package.BrokerTransport = package.Connector.transport_class = faulty

@@ -164,7 +164,8 @@ class SmallTransport(Transport[Settings]):
     @property
     def topics(self) -> dict[str, str]:
         """The topics that are subscribed to, by their names at the broker."""
-        return self.__dict__.setdefault("_topics", {})
+        topics: dict[str, str] = self.__dict__.setdefault("_topics", {})
+        return topics
 
     def name(self, topic: str) -> str:
         """Return a topic's name at the broker."""

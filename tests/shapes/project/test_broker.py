@@ -1,5 +1,6 @@
 """What is special about the small broker: rights by name, a login, a limit of size."""
 
+import asyncio
 import time
 
 import pytest
@@ -18,6 +19,16 @@ async def test_a_user_without_rights_is_refused(node: MakeNode) -> None:
     with pytest.raises(contract.SubscribeRefusedError, match="no rights"):
         await connector.subscribe("forbidden", Log())
     assert time.monotonic() - started < 3
+
+
+@pytest.mark.clause("E3")
+async def test_of_many_at_once_each_gets_its_own_answer(node: MakeNode, topic: str) -> None:
+    connector: Node = await node(username="limited", publish_timeout=8)
+    names = [f"{('forbidden', topic)[number % 2]}-{number}" for number in range(20)]
+    published = await asyncio.gather(*(connector.publish(name, 1) for name in names), return_exceptions=True)
+    subscribed = await asyncio.gather(*(connector.subscribe(name, Log()) for name in names), return_exceptions=True)
+    assert [type(each) for each in published] == [contract.PublishRefusedError, type(None)] * 10
+    assert [type(each) for each in subscribed] == [contract.SubscribeRefusedError, type(None)] * 10
 
 
 @pytest.mark.clause("L3", "E3", "L9")
