@@ -1,5 +1,6 @@
 """Runs what is to catch a fault in a project's pack, up to the first failure, and reads what has caught it."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +56,7 @@ def run_pack(
     """
     replace(copy / HASTE[0], *HASTE[1:])
     (copy / "choose.py").write_text(CHOOSE, encoding="utf-8")
-    path = ":".join(["src", ".", *filter(None, [(environment or {}).get("PYTHONPATH")])])
+    path = os.pathsep.join(["src", ".", *filter(None, [(environment or {}).get("PYTHONPATH")])])
     variables = {**FROM_SOURCE, **(environment or {}), "PYTHONPATH": path, "CAUGHT_BY": clauses}
     loaded = [word for plugin in (*plugins, "choose") for word in ("-p", plugin)]
     command = [*PYTEST, "--timeout", "30", *loaded, "tests/contract", "tests/test_broker.py"]

@@ -129,7 +129,7 @@ for _then, _words in ((swallow, "counts as done"), (disguise, "is an error like 
     fault(f"a refused subscription {_words}", "E3/rights")(becomes(_then, refused_subscribe))
 
 
-@fault("a wrong password counts as right", "L3/wrong_password")
+@fault("a wrong password counts as right", "L3/wrong_password", ("one", "two", "threads"))
 def _(base: Any) -> Methods:
     async def connect(self: Any) -> None:
         with suppress(contract(base).ConnectError):
@@ -181,7 +181,7 @@ def _(base: Any) -> Methods:
     return {"__init__": __init__}
 
 
-@fault("all transports share one table of topics", "M5 M4 M1")
+@fault("all transports share one table of topics", "M5")
 def _(base: Any) -> Methods:
     return {"topics": {}}
 
@@ -189,7 +189,7 @@ def _(base: Any) -> Methods:
 # Threads.
 
 
-@fault("received is called from the client's thread", "M1 L10 T2", ("threads",))
+@fault("received is called from the client's thread", "M1", ("threads",))
 def _(base: Any) -> Methods:
     async def connect(self: Any) -> None:
         connecting = asyncio.ensure_future(base.connect(self))
@@ -211,7 +211,7 @@ def _(base: Any) -> Methods:
     return {"ask": ask}
 
 
-@fault("publish waits for the answer in the event loop", "T2", ("threads",))
+@fault("publish waits for the answer in the event loop", "T2/keeps_the_event_loop", ("threads",))
 def _(base: Any) -> Methods:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         answered = threading.Event()

@@ -126,7 +126,7 @@ def _(base: Any) -> Methods:
     return {"ping": ping}
 
 
-@fault("the ping blocks the event loop", "T2")
+@fault("the ping blocks the event loop", "T2/keeps_the_event_loop")
 def _(base: Any) -> Methods:
     async def ping(self: Any) -> None:
         time.sleep(0.2)  # noqa: ASYNC251
@@ -135,7 +135,7 @@ def _(base: Any) -> Methods:
     return {"ping": ping}
 
 
-@fault("publish blocks the event loop", "T2")
+@fault("publish blocks the event loop", "T2/keeps_the_event_loop")
 def _(base: Any) -> Methods:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         time.sleep(0.06)  # noqa: ASYNC251

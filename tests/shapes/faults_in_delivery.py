@@ -131,7 +131,7 @@ def _(base: Any) -> Methods:
     return {"subscribe": subscribe, "arrived": arrived}
 
 
-@fault("received is called from another thread", "M1 L10 T2")
+@fault("received is called from another thread", "M1")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         thread = threading.Thread(target=base.arrived, args=(self, name, body, position))
