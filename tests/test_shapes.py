@@ -1,6 +1,5 @@
 """Each fault that a transport can have is caught by the pack, in each shape of transport that can have it."""
 
-import os
 import shutil
 import sys
 import tempfile
@@ -22,17 +21,13 @@ from names import SHAPES  # noqa: E402
 
 CASES = {f"{shape}: {fault.name}": (shape, fault) for shape in SHAPES for fault in of(shape)}
 
-PYTHON = "SHAPES_PYTHON"
-"""The environment variable that names a Python with all that a project needs, in place of one that tox makes."""
-
 
 class Projects:
     """A sound project of each shape, and the Python of an environment with all they need."""
 
     def __init__(self, home: Path) -> None:
         self._folders = {shape: lay(home, shape) for shape in SHAPES}
-        given = os.environ.get(PYTHON)
-        self._python = Path(given) if given else provision(self._folders["one"], home / "tox") / "python"
+        self._python = provision(self._folders["one"], home / "tox") / "python"
 
     def run_sound(self, shape: str) -> str:
         """Run the whole pack of a shape; return what it prints."""
