@@ -62,7 +62,7 @@ def _(base: Any) -> Methods:
     return {}
 
 
-@fault("an answer that comes too late is taken for the next request's", "R3 E3", ASYNC)
+@fault("an answer that comes too late is taken for the next request's", "R3 E3", ("one", "each"))
 def _(base: Any) -> Methods:
     connection = client(base).Connection
     answered = connection.answered
