@@ -11,6 +11,7 @@ sys.dont_write_bytecode = True  # the tests import the machinery where it stands
 TABLES = {
     "preset": ("presets", ("preset", "server", "held", "not applicable", "seconds")),
     "defect": ("broken connectors", ("defect", "caught by", "seconds")),
+    "fault": ("faulty transports", ("shape", "fault", "caught by", "seconds")),
 }
 
 

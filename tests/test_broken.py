@@ -11,56 +11,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from baking import FROM_SOURCE, ROOT, bake, provision, run, verdicts
+from baking import FROM_SOURCE, ROOT, bake, provision, run
 from broken import DEFECTS, MODEL, SIMULATION, Defect
+from catching import AT_A_TIME, PYTEST, Ended, failed, replace, run_pack
 
 NAMED = {defect.name: defect for defect in DEFECTS}
 TEMPLATE = ROOT / "{{cookiecutter.package_name}}"
 SOURCE = TEMPLATE / "src" / TEMPLATE.name
 PRESET = ROOT / "templates/presets/redis"
 
-AT_A_TIME = 4
-"""How many runs there are at a time; most of them wait more than they work."""
-
 SEEDS = 30
 
 QUICK_FIRST = ("test_decisions.py", "test_model.py")
 """The tests of the numbers."""
-
-HASTE = ("tests/contract/nodes.py", "PATIENCE = 20.0", "PATIENCE = 6.0")
-"""What comes at all comes soon."""
 
 NO_SMALLER_EXAMPLE = (
     "model/tests/test_model.py",
     "    deadline=None,\n",
     '    deadline=None,\n    phases=[phase for phase in __import__("hypothesis").Phase if phase.name == "generate"],\n',
 )
-
-PYTEST = ("-m", "pytest", "-x", "-q", "--basetemp", "basetemp")
-"""With a folder of its own for temporary files, since runs that share one stumble over each other."""
-
-CHOOSE = """
-import os
-
-def pytest_collection_modifyitems(items):
-    wanted = [word.partition("/") for word in os.environ["CAUGHT_BY"].split()]
-    chosen = [
-        item
-        for clause, _, part in wanted
-        for item in items
-        if part in item.name and clause in {each for mark in item.iter_markers("clause") for each in mark.args}
-    ]
-    items[:] = dict.fromkeys(chosen)
-"""
-"""A plugin that chooses the tests of some clauses, in the order of these."""
-
-
-class Ended(NamedTuple):
-    """How a run ended."""
-
-    code: int
-    output: str
-    seconds: float
 
 
 class Project(NamedTuple):
@@ -85,16 +54,8 @@ class Project(NamedTuple):
             elif kind == SIMULATION:
                 code, output = self._run_simulation(copy)
             else:
-                code, output = self._run_pack(copy, defect.caught_by)
+                code, output = run_pack(self.python, copy, defect.caught_by)
         return Ended(code, output, time.monotonic() - started)
-
-    def _run_pack(self, copy: Path, clauses: str) -> tuple[int, str]:
-        replace(copy / HASTE[0], *HASTE[1:])
-        (copy / "choose.py").write_text(CHOOSE, encoding="utf-8")
-        environment = {**FROM_SOURCE, "PYTHONPATH": "src:.", "CAUGHT_BY": clauses}
-        command = [*PYTEST, "--timeout", "30", "-p", "choose", "tests/contract", "tests/test_broker.py"]
-        ended = run(self.python, *command, cwd=copy, environment=environment, timeout=120)
-        return ended.returncode, ended.stdout
 
     def _run_model(self, copy: Path, package: str, part: str) -> tuple[int, str]:
         """Run the tests of the numbers, where they find the modules of the copy in place of the template's."""
@@ -115,13 +76,6 @@ class Project(NamedTuple):
         environment = {**FROM_SOURCE, "PYTHONPATH": str(ROOT / "tests")}
         ended = run(self.python, *command, copy, cwd=copy, environment=environment, timeout=120)
         return ended.returncode, ended.stdout
-
-
-def replace(file: Path, old: str, new: str) -> None:
-    """Replace a text that occurs once in a file."""
-    text = file.read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{file.name} holds {text.count(old)} times: {old}"
-    file.write_text(text.replace(old, new), encoding="utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -189,5 +143,4 @@ def found(defect: Defect, ended: Ended) -> list[str]:
         return [defect.caught_by]
     if defect.caught_by == SIMULATION:
         return re.findall(r"^by clause: .*?([A-Z]\d+)", ended.output, re.MULTILINE)
-    clauses = {word.partition("/")[0] for word in defect.caught_by.split()}
-    return [clause for clause, verdict in verdicts(ended.output).items() if verdict == "FAILS" and clause in clauses]
+    return failed(defect.caught_by, ended.output)

@@ -216,19 +216,26 @@ class SpiedNode(Node):
         return sum(1 for each in self.calls if each[0] == method and topic in (None, each[1]))
 
 
+def in_environment(settings: Settings) -> dict[str, str]:
+    """Return the variables from which a process reads what was given of these settings."""
+    prefix = settings.model_config.get("env_prefix", "")
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {
+        f"{prefix}{name.upper()}": str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+        for name, value in given.items()
+    }
+
+
 class Host:
     """The program `host.py` in a process of its own; `events` has what it tells, and `["end"]` when that ends."""
 
     _process: asyncio.subprocess.Process | None = None
 
     async def start(self, settings: Settings) -> None:
-        """Start it, with the url of these settings; return when its connector is ready."""
+        """Start it, with these settings; return when its connector is ready."""
         points = entry_points(group="deepstream.msg")
         (name,) = {point.name for point in points if point.module == Connector.__module__.partition(".")[0]}
-        environment = {
-            f"{Settings.model_config.get('env_prefix')}URL": settings.url.get_secret_value(),
-            "PYTHONASYNCIODEBUG": "",  # which logs what takes long: that is no complaint
-        }
+        environment = {**in_environment(settings), "PYTHONASYNCIODEBUG": ""}  # which logs what takes long
         self.events = Log()
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, Path(__file__).with_name("host.py"), name),

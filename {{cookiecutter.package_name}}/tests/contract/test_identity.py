@@ -13,7 +13,7 @@ import pytest
 
 from ..subject import Connector, Settings, contract, private_topic
 from .faults import InstantNode, hang
-from .nodes import PATIENCE, Log, Node, SpiedNode, patience
+from .nodes import PATIENCE, Log, Node, SpiedNode, in_environment, patience
 from .plugin import Change, MakeNode
 from .proxy import Proxy
 from .server import free_port
@@ -28,7 +28,7 @@ async def run_forked(given: Settings, when: str, topic: str, meanwhile: Callable
         pytest.skip("not applicable: no process forks on this system")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, Path(__file__).with_name("forked.py"), PACKAGE, when, topic),
-        env={**os.environ, f"{PREFIX}URL": given.url.get_secret_value()},
+        env={**os.environ, **in_environment(given)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -319,6 +319,8 @@ async def test_a_settings_function_that_hangs_is_a_failed_attempt(
 async def test_the_settings_class_reads_the_environment_anew(
     node: MakeNode, given: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in in_environment(given).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv(f"{PREFIX}URL", f"{(Settings.schemes or ('broker',))[0]}://127.0.0.1:{free_port()}")
     monkeypatch.setenv(f"{PREFIX}CONNECT_TIMEOUT", "2")
     function: Any = Settings
