@@ -326,3 +326,15 @@ def somewhere(**changes: Any) -> Settings:
     return Settings(
         **{"url": SecretStr(f"{(Settings.schemes or ('broker',))[0]}://127.0.0.1:{free_port()}"), **changes}
     )
+
+
+async def longest_pause(call: Awaitable[object]) -> float:
+    """Return for how many seconds at most a call has kept other tasks from running."""
+    loop = asyncio.get_running_loop()
+    calling = asyncio.ensure_future(call)
+    longest, last = 0.0, loop.time()
+    while not calling.done():
+        await asyncio.sleep(0)
+        longest, last = max(longest, loop.time() - last), loop.time()
+    await calling
+    return longest

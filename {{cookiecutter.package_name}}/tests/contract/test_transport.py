@@ -1,0 +1,128 @@
+"""What the transport does by itself: behind it, numbers and repair would make good what is wrong."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from .nodes import PATIENCE, Log, Wire, longest_pause
+from .plugin import Change, MakeNode
+from .proxy import Proxy
+
+MakeWire = Callable[..., Awaitable[Wire]]
+
+
+@pytest.fixture
+async def make_wire(change: Change, proxy: Proxy) -> AsyncIterator[MakeWire]:
+    """Makes a connected bare transport."""
+    wires: list[Wire] = []
+
+    async def make(**changes: Any) -> Wire:
+        wires.append(wire := Wire(change(**changes)))
+        await wire.transport.connect()
+        return wire
+
+    yield make
+    for wire in wires:
+        await wire.transport.close()
+
+
+@pytest.mark.clause("M1", "M7")
+async def test_every_payload_reaches_every_subscriber_once_and_in_order(make_wire: MakeWire, topic: str) -> None:
+    sender, *receivers = [await make_wire() for _ in range(4)]
+    for receiver in receivers:
+        await receiver.transport.subscribe(topic)
+    most = min(200_000, sender.transport.max_frame_bytes or 200_000)
+    payloads = [b"%06d" % number + b"x" * (most - 6 if number % 20 == 0 else 0) for number in range(200)]
+    for payload in payloads:
+        await sender.transport.publish(topic, payload)
+    await sender.transport.publish(topic, b"end")
+    for receiver in receivers:
+        arrived = await receiver.payloads.until(lambda items: (topic, b"end") in items, "the last payload")
+        numbers = [payload[:6] for _, payload in arrived]
+        assert numbers == [*(payload[:6] for payload in payloads), b"end"]
+        assert [len(payload) for _, payload in arrived[:-1]] == [len(payload) for payload in payloads]
+
+
+@pytest.mark.clause("M3")
+async def test_what_is_sent_right_after_a_subscription_arrives(make_wire: MakeWire, topic: str) -> None:
+    sender, receiver = await make_wire(), await make_wire()
+    for number in range(10):
+        name = f"{topic}-{number}"
+        await receiver.transport.subscribe(name)
+        await sender.transport.publish(name, b"first")
+        await sender.transport.publish(name, b"second")
+        arrived = await receiver.payloads.until(lambda items, name=name: (name, b"second") in items, "a payload")  # type: ignore[misc]
+        assert [payload for topic, payload in arrived if topic == name] == [b"first", b"second"]
+
+
+@pytest.mark.clause("T1")
+async def test_a_lone_payload_is_not_kept_waiting(make_wire: MakeWire, topic: str) -> None:
+    sender, receiver = [await make_wire(heartbeat=10 * PATIENCE) for _ in range(2)]
+    await receiver.transport.subscribe(topic)
+    times = []
+    for number in range(11):
+        started = time.perf_counter()
+        await sender.transport.publish(topic, b"alone")
+        await receiver.payloads.count(number + 1)
+        times.append(time.perf_counter() - started)
+    assert statistics.median(times) < 0.1, "does the client wait for more before it sends, or between two looks?"
+
+
+@pytest.mark.clause("M5")
+async def test_two_nodes_in_one_process_are_strangers(node: MakeNode, topic: str) -> None:
+    publisher, leaver, stayer = await node(), await node(), await node()
+    mailboxes = {leaver: Log(), stayer: Log()}
+    for each, mailbox in mailboxes.items():
+        await each.subscribe(topic, mailbox)
+    await publisher.publish(topic, 1)
+    for mailbox in mailboxes.values():
+        await mailbox.count(1)
+    await leaver.unsubscribe(topic, mailboxes[leaver])
+    await publisher.publish(topic, 2)
+    assert await mailboxes[stayer].count(2) == [1, 2]
+    await leaver.close()
+    await publisher.publish(topic, 3)
+    assert await mailboxes[stayer].count(3) == [1, 2, 3]
+
+
+@pytest.mark.clause("R1")
+async def test_the_end_of_a_connection_is_told_at_once(
+    make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    times = []
+    for _ in range(3):
+        wire = await make_wire(**through, heartbeat=10 * PATIENCE)
+        await wire.transport.subscribe(topic)
+        started = time.perf_counter()
+        await proxy.cut()
+        await wire.losses.count(1)
+        times.append(time.perf_counter() - started)
+        await wire.transport.close()
+    assert min(times) < 0.3
+
+
+@pytest.mark.timeout(15)
+@pytest.mark.clause("T2")
+@pytest.mark.parametrize("method", ["publish", "subscribe", "unsubscribe", "ping"])
+async def test_a_broker_that_does_not_answer_keeps_the_loop_from_nothing(
+    make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str, method: str
+) -> None:
+    wire = await make_wire(**through, heartbeat=10 * PATIENCE)
+    await wire.transport.subscribe(topic)
+    calls = {
+        "publish": lambda: wire.transport.publish(topic, b"unanswered"),
+        "subscribe": lambda: wire.transport.subscribe(f"{topic}-too"),
+        "unsubscribe": lambda: wire.transport.unsubscribe(topic),
+        "ping": wire.transport.ping,
+    }
+    proxy.mute()
+
+    async def call_for_a_while() -> None:
+        asyncio.get_running_loop().call_later(0.3, asyncio.ensure_future, proxy.heal())
+        await calls[method]()
+
+    assert await longest_pause(call_for_a_while()) < 0.25, f"`{method}` blocks: does it wait without `await`?"
