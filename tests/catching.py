@@ -13,7 +13,7 @@ AT_A_TIME = 4
 HASTE = ("tests/contract/nodes.py", "PATIENCE = 20.0", "PATIENCE = 6.0")
 """What comes at all comes soon."""
 
-PYTEST = ("-m", "pytest", "-x", "-q", "--basetemp", "basetemp")
+PYTEST = ("-m", "pytest", "-x", "-q", "-n", "0", "--basetemp", "basetemp")
 """With a folder of its own for temporary files, since runs that share one stumble over each other."""
 
 CHOOSE = """

@@ -33,6 +33,8 @@ LARGEST = 2_000_000
 class Broker(Server):
     """A RabbitMQ server, and the daemon that Erlang needs beside it."""
 
+    workers = 2
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._distribution_port = free_port()

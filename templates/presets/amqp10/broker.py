@@ -71,6 +71,7 @@ class JavaServer(AmqpServer):
 class Broker(JavaServer):
     """Apache Artemis, which makes addresses as they are needed."""
 
+    workers = 2
     kind = "artemis"
     release = "Artemis 2.44.0"
     artifacts = (

@@ -39,6 +39,7 @@ class Broker(Server):
         "test_a_forged_run_of_the_next_numbers_is_seen_through": UNASKED,
     }
     is_durable = True
+    workers = 2
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
     """Who may enter at `login_port`, with which password, without any rights at first."""
 

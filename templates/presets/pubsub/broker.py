@@ -48,6 +48,7 @@ UNASKED = (
 class Broker(Server):
     """An emulator; it keeps what a node has missed, but nothing over a restart."""
 
+    workers = 2
     not_applicable: ClassVar[dict[str, str]] = {
         "test_a_second_listener_gets_nothing_from_before_it_subscribed": UNTOLD,
         "test_what_is_on_its_way_when_a_second_listener_comes_passes_it_by": UNTOLD,

@@ -1,12 +1,13 @@
 """Which tests run, and in which order: what waits for a blank, what the broker cannot keep, the basic ones first."""
 
+import os
 import time
 from collections.abc import Generator
 
 import pytest
 
 from ..broker import Broker
-from .blanks import open_blanks
+from .blanks import TEST_URL, open_blanks
 from .clauses import ALL, CLAUSES
 from .nodes import ENOUGH, WAITED
 from .verdicts import NOT_APPLICABLE, WAITS
@@ -21,6 +22,12 @@ DECLARED = pytest.StashKey[str]()
 """The reason in `Broker.not_applicable`, of an item that runs all the same, for the report."""
 
 _FAILING = pytest.StashKey[list[float]]()
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run tests side by side, each worker with a server of its own, unless one disturbs the other."""
+    is_alone = config.option.report or os.environ.get(TEST_URL) or open_blanks()
+    return 0 if is_alone else Broker.workers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
