@@ -2,7 +2,9 @@
 
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,18 +17,68 @@ TABLES = {
 }
 
 
+MATRIX = """# What the pack catches
+
+Each line is a connector with one thing wrong: a patch of the machinery (`tests/defects`), or a fault of a transport in one
+of four shapes (`tests/shapes`). The pack must be red on each of them, in a clause that says what is wrong. This page is
+made by `tox run -e matrix`.
+
+"""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--matrix", type=Path, help="write which clause has caught which defect into this file")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the tests have recorded by `record_property`, a row each."""
     reports = [report for outcome in ("passed", "failed", "skipped") for report in terminalreporter.getreports(outcome)]
+    found = {
+        name: [
+            [str(cell) for cell in value] for report in reports for key, value in report.user_properties if key == name
+        ]
+        for name in TABLES
+    }
     for name, (title, heads) in TABLES.items():
-        rows = [value for report in reports for key, value in report.user_properties if key == name]
-        if rows:
-            table = [heads, *([str(cell) for cell in row] for row in rows)]
+        if found[name]:
+            table = [list(heads), *found[name]]
             widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
             terminalreporter.section(title)
             for row in table:
                 line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 terminalreporter.write_line(line.rstrip())
+    if path := terminalreporter.config.option.matrix:
+        path.write_text(MATRIX + matrix(found["defect"], found["fault"]), encoding="utf-8")
+
+
+def matrix(defects: list[list[str]], faults: list[list[str]]) -> str:
+    """Return the page's tables: how many each clause has caught, the defects, and the faults by shape."""
+    counts: Counter[str] = Counter()
+    shapes = list(dict.fromkeys(shape for shape, *_ in faults))
+    by_fault: dict[str, dict[str, str]] = {}
+    for shape, fault, caught_by, _ in faults:
+        by_fault.setdefault(fault, {})[shape] = caught_by
+        counts.update(caught_by.split())
+    for _, caught_by, _ in defects:
+        counts.update(caught_by.split())
+    rows = [
+        ("clause", "caught"),
+        *sorted(
+            ((clause, str(count)) for clause, count in counts.items()), key=lambda row: (row[0][0], int(row[0][1:]))
+        ),
+    ]
+    of_shapes = [
+        ("fault of a transport", *shapes),
+        *((fault, *(caught.get(shape, "") for shape in shapes)) for fault, caught in by_fault.items()),
+    ]
+    of_machinery = [("defect of the machinery", "caught by"), *((name, caught_by) for name, caught_by, _ in defects)]
+    return "\n".join(markdown(table) for table in (rows, of_machinery, of_shapes))
+
+
+def markdown(table: list[tuple[str, ...]]) -> str:
+    """Return a table of which the first row is the head."""
+    head, *rows = table
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, tuple("---" for _ in head), *rows))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -62,7 +62,7 @@ def _(base: Any) -> Methods:
     return {}
 
 
-@fault("an answer that comes too late is taken for the next request's", "R3 E3", ("one", "each"))
+@fault("an answer that comes too late is taken for the next request's", "R3/too_late", ("one", "each"))
 def _(base: Any) -> Methods:
     connection = client(base).Connection
     answered = connection.answered
@@ -181,7 +181,7 @@ def _(base: Any) -> Methods:
     return {"__init__": __init__}
 
 
-@fault("all transports share one table of topics", "M5")
+@fault("all transports share one table of topics", "M5/strangers")
 def _(base: Any) -> Methods:
     return {"topics": {}}
 
@@ -189,7 +189,7 @@ def _(base: Any) -> Methods:
 # Threads.
 
 
-@fault("received is called from the client's thread", "M1", ("threads",))
+@fault("received is called from the client's thread", "M1/thread_of_the_loop", ("threads",))
 def _(base: Any) -> Methods:
     async def connect(self: Any) -> None:
         connecting = asyncio.ensure_future(base.connect(self))
@@ -200,7 +200,7 @@ def _(base: Any) -> Methods:
     return {"connect": connect}
 
 
-@fault("answers are given in the client's thread", "R3 E1 T1", ("threads",))
+@fault("answers are given in the client's thread", "T1/lone_payload", ("threads",))
 def _(base: Any) -> Methods:
     def ask(self: Any, do: str, body: bytes = b"", **header: object) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -211,7 +211,7 @@ def _(base: Any) -> Methods:
     return {"ask": ask}
 
 
-@fault("publish waits for the answer in the event loop", "T2/keeps_the_event_loop", ("threads",))
+@fault("publish waits for the answer in the event loop", "T2/does_not_answer", ("threads",))
 def _(base: Any) -> Methods:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         answered = threading.Event()

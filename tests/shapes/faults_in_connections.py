@@ -16,18 +16,9 @@ def _(base: Any) -> Methods:
     return {"gone": lambda self, error: None}
 
 
-@fault("a lost connection is told late", "R1/long_before")
+@fault("a lost connection is told late", "R1/told_at_once")
 def _(base: Any) -> Methods:
     return {"gone": lambda self, error: asyncio.get_running_loop().call_later(0.5, base.gone, self, error)}
-
-
-@fault("a lost connection is told twice", "R1")
-def _(base: Any) -> Methods:
-    def gone(self: Any, error: Exception) -> None:
-        base.gone(self, error)
-        base.gone(self, error)
-
-    return {"gone": gone}
 
 
 @fault("an orderly close is told as a loss", "L4 R1")
@@ -39,7 +30,7 @@ def _(base: Any) -> Methods:
     return {"close": close}
 
 
-@fault("the loss of the connection that takes messages is not told", "R1", ("each",))
+@fault("the loss of the connection that takes messages is not told", "R1/noticed_alone", ("each",))
 def _(base: Any) -> Methods:
     def gone(self: Any, error: Exception) -> None:
         if not self.connection.is_open:
@@ -51,7 +42,7 @@ def _(base: Any) -> Methods:
     return {"gone": gone, "ping": ping}
 
 
-@fault("the loss of the connection that takes messages is not told", "R1", ("two",))
+@fault("the loss of the connection that takes messages is not told", "R1/noticed_alone", ("two",))
 def _(base: Any) -> Methods:
     async def poll(self: Any) -> None:
         with suppress(Exception):
@@ -67,7 +58,7 @@ def _(base: Any) -> Methods:
     return {"poll": poll, "gone": gone, "ping": ping}
 
 
-@fault("the loss of the connection that publishes is not told", "R1", ("two",))
+@fault("the loss of the connection that publishes is not told", "R1/noticed_alone", ("two",))
 def _(base: Any) -> Methods:
     def gone(self: Any, error: Exception) -> None:
         if not self.incoming.is_open:
@@ -79,7 +70,7 @@ def _(base: Any) -> Methods:
     return {"gone": gone, "ping": ping}
 
 
-@fault("the loss of the connection that publishes is not told", "R1", ("each",))
+@fault("the loss of the connection that publishes is not told", "R1/noticed_alone", ("each",))
 def _(base: Any) -> Methods:
     def gone(self: Any, error: Exception) -> None:
         if self.connection.is_open or not self.subscriptions:
@@ -91,7 +82,7 @@ def _(base: Any) -> Methods:
     return {"gone": gone, "ping": ping}
 
 
-@fault("only the connection that publishes is pinged", "R1", SEVERAL)
+@fault("only the connection that publishes is pinged", "R1/noticed_alone", SEVERAL)
 def _(base: Any) -> Methods:
     async def ping(self: Any) -> None:
         await self.connection.ask("ping")
@@ -99,7 +90,7 @@ def _(base: Any) -> Methods:
     return {"ping": ping}
 
 
-@fault("only the connection that takes messages is pinged", "R1", ("two",))
+@fault("only the connection that takes messages is pinged", "R1/noticed_alone", ("two",))
 def _(base: Any) -> Methods:
     async def ping(self: Any) -> None:
         await self.incoming.ask("ping")
@@ -126,7 +117,7 @@ def _(base: Any) -> Methods:
     return {"ping": ping}
 
 
-@fault("the ping blocks the event loop", "T2/keeps_the_event_loop")
+@fault("the ping blocks the event loop", "T2/neither_a_ping")
 def _(base: Any) -> Methods:
     async def ping(self: Any) -> None:
         time.sleep(0.2)  # noqa: ASYNC251

@@ -12,7 +12,7 @@ from faults import Methods, client, contract, fault
 # Names.
 
 
-@fault("long names are cut without a digest", "M6")
+@fault("long names are cut without a digest", "M6/long_topics")
 def _(base: Any) -> Methods:
     return {"name": lambda self, topic: contract(base).escape(topic, mark="_")[:64]}
 
@@ -30,7 +30,7 @@ def _(base: Any) -> Methods:
     return {"name": lambda self, topic: contract(base).escape(topic.lower(), mark="_", longest=64)}
 
 
-@fault("the broker matches the beginning of a name", "M6")
+@fault("the broker matches the beginning of a name", "M6/begin_like")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         for known in self.topics:
@@ -56,7 +56,7 @@ def _(base: Any) -> Methods:
     return {"arrived": arrived}
 
 
-@fault("each message is published twice", "M1")
+@fault("each message is published twice", "M1/every_payload")
 def _(base: Any) -> Methods:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         await base.publish(self, topic, payload)
@@ -65,7 +65,7 @@ def _(base: Any) -> Methods:
     return {"publish": publish}
 
 
-@fault("every tenth message is lost", "M1 M7")
+@fault("every tenth message is lost", "M1/every_payload")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         if position % 10:
@@ -74,7 +74,7 @@ def _(base: Any) -> Methods:
     return {"arrived": arrived}
 
 
-@fault("every second message comes late under load", "M7")
+@fault("every second message comes late under load", "M7/every_payload")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         pause = 0.01 * (position % 2)
@@ -83,7 +83,7 @@ def _(base: Any) -> Methods:
     return {"arrived": arrived}
 
 
-@fault("small messages overtake a large one", "M7")
+@fault("small messages overtake a large one", "M7/every_payload")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         if len(body) < 100_000:
@@ -94,7 +94,7 @@ def _(base: Any) -> Methods:
     return {"arrived": arrived}
 
 
-@fault("a message is held for 250 ms before it is sent", "T1")
+@fault("a message is held for 250 ms before it is sent", "T1/lone_payload")
 def _(base: Any) -> Methods:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         await asyncio.sleep(0.25)
@@ -108,17 +108,17 @@ def _(base: Any) -> Methods:
     return {"options": {"retained": True}}
 
 
-@fault("all messages since the first connection arrive again", "R4 M3")
+@fault("all messages since the first connection arrive again", "R2/long_ago R4")
 def _(base: Any) -> Methods:
     return {"options": {"since": 0}}
 
 
-@fault("nodes share one queue", "M1")
+@fault("nodes share one queue", "M1/every_payload")
 def _(base: Any) -> Methods:
     return {"options": {"group": "nodes"}}
 
 
-@fault("a subscription is deaf for 200 ms", "M3")
+@fault("a subscription is deaf for 200 ms", "M3/right_after")
 def _(base: Any) -> Methods:
     async def subscribe(self: Any, topic: str) -> None:
         self.__dict__.setdefault("since", {})[self.name(topic)] = time.monotonic() + 0.2
@@ -131,7 +131,7 @@ def _(base: Any) -> Methods:
     return {"subscribe": subscribe, "arrived": arrived}
 
 
-@fault("received is called from another thread", "M1")
+@fault("received is called from another thread", "M1/thread_of_the_loop")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         thread = threading.Thread(target=base.arrived, args=(self, name, body, position))
@@ -171,7 +171,7 @@ def _(base: Any) -> Methods:
     return {"poll": poll}
 
 
-@fault("it asks for messages four times a second", "T1", ("two",))
+@fault("it asks for messages four times a second", "T1/lone_payload", ("two",))
 def _(base: Any) -> Methods:
     connection = client(base).Connection
     ask = connection.ask
@@ -198,7 +198,7 @@ def _(base: Any) -> Methods:
     return {"unsubscribe": unsubscribe}
 
 
-@fault("what a subscribe that failed has left is not undone", "M4")
+@fault("what a subscribe that failed has left is not undone", "M4/timed_out")
 def _(base: Any) -> Methods:
     async def subscribe(self: Any, topic: str) -> None:
         await base.subscribe(self, topic)
