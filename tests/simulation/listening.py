@@ -41,7 +41,7 @@ class Listening:
         self.ears[name] = ear
         self.world.model.ears.append(ear)
         self.world.model.note("subscribes", name, topic, kind)
-        if kind == "pulled" and self.world.subject.is_second:
+        if kind == "pulled":
             self._listeners[name] = self.world.start(self._pull(ear))
             return
         self._listeners[name] = listener = self._listener(ear, kind)

@@ -40,7 +40,7 @@ class Node(Listening):
     def __init__(self, world: "World", name: str, settings: Any, how: str) -> None:
         super().__init__(world, name)
         self.settings = settings
-        self.how = how if world.subject.is_second else "connect"
+        self.how = how
         self.control = getattr(settings, "control_topic", "CONTROL")
         self.transports: list[SimTransport] = []
         source = (lambda: settings) if self.how == "function" else settings
@@ -140,8 +140,6 @@ class Node(Listening):
         if not outcome:
             self.fault("E1", f"publish of {said.mark} ended in {error!r}")
             outcome = "unknown"
-        if type(error).__name__ == "PublishError" and "refused a message" in str(error):
-            outcome = "refused"  # the first edition says it in words only
         if outcome == "large" and said.called < self.world.loop.time():
             outcome = "unconfirmed"  # it may have been sent before the broker took less
         self.world.model.settle(said, outcome)

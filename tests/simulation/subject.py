@@ -25,21 +25,14 @@ class Subject:
         self.contract: Any = importlib.import_module(f"{name}.contract")
         self.errors: Any = importlib.import_module(f"{name}.contract.errors")
         self.name = name
-        self.is_second = hasattr(self.contract.MessageConnector, "contract_version")
-        """Whether the package keeps the second edition of the contract."""
-
-    def settings(self, **values: Any) -> Any:
-        """Make settings; those that an edition does not know are left out."""
-        known = self.package.Settings.model_fields
-        return self.package.Settings(**{name: value for name, value in values.items() if name in known})
 
     def refusal(self, what: str) -> Exception:
         """Return the error by which a transport says that the broker refused."""
         text = "the broker says no"
         if what == "connect":
-            return self.errors.ConnectError(text, refused=True) if self.is_second else ConnectionRefusedError(text)
-        name = f"{what.capitalize()}{'Refused' if self.is_second else ''}Error"
-        error: Exception = getattr(self.errors, name)(text)
+            error: Exception = self.errors.ConnectError(text, refused=True)
+        else:
+            error = getattr(self.errors, f"{what.capitalize()}RefusedError")(text)
         return error
 
     def connector(self, settings: Any, broker: Broker, node: str, transports: list["SimTransport"]) -> Any:
@@ -48,9 +41,8 @@ class Subject:
         transport = types.new_class(
             "Simulated", (SimTransport, self.contract.Transport), exec_body=lambda space: space.update(facts)
         )
-        attribute = "transport_class" if self.is_second else "transport"
         connector = types.new_class(
-            "Connector", (self.package.Connector,), exec_body=lambda space: space.update({attribute: transport})
+            "Connector", (self.package.Connector,), exec_body=lambda space: space.update(transport_class=transport)
         )
         return connector(settings)
 
@@ -72,13 +64,13 @@ class SimTransport:
         self.gone = False
         self._number = 0
         self._waiting: dict[int, asyncio.Future[object]] = {}
-        self._has_receipts = hasattr(self.subject.contract, "Receipt") and self.node[-1] in "13579"
+        self._has_receipts = self.node[-1] in "13579"
         self._receipts: dict[int, Any] = {}
         self.all.append(self)
 
     @property
     def _positions(self) -> dict[str, Any]:
-        places: dict[str, Any] = self.inbox.topic_memory if self.subject.is_second else self.inbox.memory
+        places: dict[str, Any] = self.inbox.topic_memory
         return places
 
     async def connect(self) -> None:

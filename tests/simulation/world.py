@@ -35,7 +35,7 @@ class World:
         self.began = loop.time()
         self.model = Model(
             loop,
-            beginnings=subject.is_second and shape.control and not shape.retention,
+            beginnings=shape.control and not shape.retention,
             asks=shape.control and shape.kind == "loses",
             publish_timeout=shape.publish_timeout,
         )
@@ -62,7 +62,7 @@ class World:
         await self.settle()
         alive = [node.name for node in self.nodes.values() if node.is_there]
         shape = self.shape
-        self.repairs = shape.kind == "keeps" or (self.subject.is_second and shape.history == "ample" and shape.control)
+        self.repairs = shape.kind == "keeps" or (shape.history == "ample" and shape.control)
         Verdict(
             self.model,
             present=[node.name for node in self.nodes.values() if not node.crashed],
@@ -72,7 +72,7 @@ class World:
         ).judge()
         for name in alive:
             self.nodes[name].check_counters()
-        if self.subject.is_second and shape.watches_quiet:
+        if shape.watches_quiet:
             await asyncio.sleep(QUIET * shape.heartbeat)
             frames = self.broker.frames
             await asyncio.sleep(5 * shape.heartbeat)
@@ -159,7 +159,7 @@ class World:
         settings = (
             other.settings
             if other
-            else self.subject.settings(
+            else self.subject.package.Settings(
                 url=f"sim://10.0.0.1:{1000 + len(self.nodes)}",
                 serialization=serialization,
                 heartbeat=shape.heartbeat,
