@@ -61,18 +61,21 @@ def matrix(defects: list[list[str]], faults: list[list[str]]) -> str:
         counts.update(caught_by.split())
     for _, caught_by, _ in defects:
         counts.update(caught_by.split())
-    rows = [
+    of_clauses: list[tuple[str, ...]] = [
         ("clause", "caught"),
         *sorted(
             ((clause, str(count)) for clause, count in counts.items()), key=lambda row: (row[0][0], int(row[0][1:]))
         ),
     ]
-    of_shapes = [
+    of_shapes: list[tuple[str, ...]] = [
         ("fault of a transport", *shapes),
         *((fault, *(caught.get(shape, "") for shape in shapes)) for fault, caught in by_fault.items()),
     ]
-    of_machinery = [("defect of the machinery", "caught by"), *((name, caught_by) for name, caught_by, _ in defects)]
-    return "\n".join(markdown(table) for table in (rows, of_machinery, of_shapes))
+    of_machinery: list[tuple[str, ...]] = [
+        ("defect of the machinery", "caught by"),
+        *((name, caught_by) for name, caught_by, _ in defects),
+    ]
+    return "\n".join(markdown(table) for table in (of_clauses, of_machinery, of_shapes))
 
 
 def markdown(table: list[tuple[str, ...]]) -> str:

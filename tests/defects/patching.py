@@ -43,7 +43,7 @@ def instead(owner: Any, name: str) -> Callable[[Callable[..., Any]], None]:
 
     def put(function: Callable[..., Any]) -> None:
         found = vars(owner)[name]
-        original = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
+        original: Any = found.fget if isinstance(found, property) else getattr(found, "__func__", found)
 
         @wraps(original)
         def replacement(*args: Any, **named: Any) -> Any:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 OUTCOMES = {
     "PublishRefusedError": "refused",
     "PublishUnconfirmedError": "unconfirmed",
-    "PublishError": "unconfirmed",
     "ClosedError": "closed",
     "NotReadyError": "early",
     "OutboxFullError": "full",
