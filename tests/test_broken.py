@@ -1,5 +1,6 @@
 """Each defect of the machinery is caught by the pack, in a clause that says what is wrong."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -28,8 +29,10 @@ class Project(NamedTuple):
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as home:
             copy = shutil.copytree(self.folder, Path(home) / self.folder.name)
-            environment = {"PYTHONPATH": str(Path(__file__).parent), "DEFECT": defect}
-            code, output = run_pack(self.python, copy, clauses, ("defects.plugin",) if defect else (), environment)
+            here = Path(__file__).parent
+            path = os.pathsep.join(map(str, (here / "defects" / "everywhere", here)))
+            environment = {"PYTHONPATH": path, "DEFECT": defect} if defect else {}
+            code, output = run_pack(self.python, copy, clauses, environment=environment)
         return Ended(code, output, time.monotonic() - started)
 
 

@@ -228,7 +228,7 @@ def _(m: Machinery) -> None:
 
 @defect("an error is of no common kind", "L8")
 def _(m: Machinery) -> None:
-    m.errors.OutboxFullError.__bases__ = (Exception,)
+    m.errors.OutboxFullError = type("OutboxFullError", (Exception,), {})
 
 
 @defect("the password is part of the address", "L9/no_secret")
@@ -248,17 +248,24 @@ def _(m: Machinery) -> None:
 
 @defect("an identity is drawn when the connector is made", "L10/before_a_fork")
 def _(m: Machinery) -> None:
-    drawn = m.identity.draw()
-    nothing(m.identity, "draw", drawn)
+    made: dict[int, bytes] = {}
+
+    @instead(m.connector.MessageConnector, "__init__")
+    def init(original: Any, self: Any, settings: Any) -> None:
+        original(self, settings)
+        made[id(self)] = os.urandom(16)
+
+    @instead(m.connector.MessageConnector, "_open")
+    async def open_it(original: Any, self: Any) -> None:
+        self._identity.sender = made[id(self)]
+        await original(self)
 
 
 @defect("a child process keeps the node name", "L10/before_a_fork")
 def _(m: Machinery) -> None:
     @instead(m.identity.NodeName, "get")
     def get(original: Any, self: Any) -> Any:
-        if not hasattr(type(self), "kept"):
-            type(self).kept = {}
-        return type(self).kept.setdefault(id(self), original(self))
+        return self._name or original(self)
 
 
 @defect("all connectors have one node name", "L10/same_settings_object")

@@ -2,9 +2,18 @@
 
 import asyncio
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 from .patching import Machinery, defect, instead, nothing
+
+
+@defect("each message is delivered twice", "M1")
+def _(m: Machinery) -> None:
+    @instead(m.listeners.Pending, "put")
+    def put(original: Any, self: Any, batch: Any) -> None:
+        original(self, batch)
+        original(self, batch)
 
 
 @defect("own messages are not filtered", "M2")
@@ -54,8 +63,9 @@ def _(m: Machinery) -> None:
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.TopicState, "begin")
     async def begin(original: Any, self: Any, connection: Any, within: float) -> Any:
-        self.is_sure = False
-        return await original(self, connection, within)
+        begun = await original(self, connection, within)
+        self.connection = None
+        return begun
 
 
 @defect("the last listener does not unsubscribe at the broker", "M4/share")
@@ -110,10 +120,8 @@ def _(m: Machinery) -> None:
 
 @defect("every private topic is the same", "M8")
 def _(m: Machinery) -> None:
-    import_name = m.package.__name__
     nothing(m.topics, "private_topic", "PRIVATE")
     m.package.private_topic = m.topics.private_topic
-    assert import_name
 
 
 @defect("a member of an enumeration is its name", "M6/enumeration")
@@ -181,9 +189,9 @@ def _(m: Machinery) -> None:
 
 @defect("a slow listener's losses are miscounted", "M11/too_slow")
 def _(m: Machinery) -> None:
-    @instead(m.listeners.Pending, "_drop")
-    def drop(original: Any, self: Any) -> int:
-        return int(bool(original(self)))
+    @instead(m.listeners.Pending, "_slow_error")
+    def slow_error(original: Any, self: Any, count: int) -> Any:
+        return original(self, 1)
 
 
 @defect("each of a flood is told", "M11/told_once S4/flood")
@@ -193,7 +201,10 @@ def _(m: Machinery) -> None:
 
 @defect("a second episode of slowness is not told", "M11/each_episode")
 def _(m: Machinery) -> None:
-    m.floods.PAUSE = 1e9
+    @instead(m.floods.Flood, "add")
+    def add(original: Any, self: Any, count: int) -> None:
+        if self._last == -inf:
+            original(self, count)
 
 
 @defect("a large frame counts as a slow listener", "M11/quick_listener")

@@ -1,4 +1,4 @@
-"""A plugin of pytest: puts the defect that the environment names into the machinery, before the pack sees it."""
+"""When this is imported, the defect that the environment names is put into the machinery."""
 
 import os
 
