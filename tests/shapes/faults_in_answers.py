@@ -164,7 +164,7 @@ def _(base: Any) -> Methods:
 # Settings and state.
 
 
-@fault("the constructor opens a socket", "L1 L4")
+@fault("the constructor opens a socket", "L4/anything_open")
 def _(base: Any) -> Methods:
     def __init__(self: Any, settings: Any, inbox: Any) -> None:
         base.__init__(self, settings, inbox)

@@ -21,15 +21,6 @@ def _(base: Any) -> Methods:
     return {"gone": lambda self, error: asyncio.get_running_loop().call_later(0.5, base.gone, self, error)}
 
 
-@fault("an orderly close is told as a loss", "L4 R1")
-def _(base: Any) -> Methods:
-    async def close(self: Any) -> None:
-        self.inbox.lost(ConnectionError("closed"))
-        await base.close(self)
-
-    return {"close": close}
-
-
 @fault("the loss of the connection that takes messages is not told", "R1/noticed_alone", ("each",))
 def _(base: Any) -> Methods:
     def gone(self: Any, error: Exception) -> None:
@@ -200,7 +191,7 @@ def _(base: Any) -> Methods:
     return {"close": close}
 
 
-@fault("close raises", "L4")
+@fault("close raises", "L4/without_an_error")
 def _(base: Any) -> Methods:
     async def close(self: Any) -> None:
         await base.close(self)

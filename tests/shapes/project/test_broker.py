@@ -31,7 +31,7 @@ async def test_of_many_at_once_each_gets_its_own_answer(node: MakeNode, topic: s
     assert [type(each) for each in subscribed] == [contract.SubscribeRefusedError, type(None)] * 10
 
 
-@pytest.mark.clause("L3", "E3", "L9")
+@pytest.mark.clause("L3", "R9", "E3", "L9")
 async def test_a_wrong_password_is_told_as_refused(node: MakeNode) -> None:
     connector: Node = await node(connect=False, password="wr0ng-s3cr3t")
     with pytest.raises(contract.ConnectError, match="wrong user or password") as raised:

@@ -1,7 +1,9 @@
 """Chapter L: closing, whenever it comes."""
 
 import asyncio
+import gc
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ from ..subject import contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, other_tasks, patience
 from .plugin import MakeHost, MakeNode
 from .proxy import Proxy
+
+DESCRIPTORS = Path("/proc/self/fd")
+"""What this process has open."""
 
 
 async def until_no_thread_besides(known: set[threading.Thread]) -> None:
@@ -72,6 +77,26 @@ async def test_close_releases_tasks_threads_and_sockets(
         await proxy.until(lambda: not proxy.connections)
     assert other_tasks() <= before
     await until_no_thread_besides(threads)
+
+
+def open_descriptors() -> int:
+    """Return how many files and sockets this process has open."""
+    return len(list(DESCRIPTORS.iterdir()))
+
+
+@pytest.mark.clause("L4")
+@pytest.mark.skipif(
+    not DESCRIPTORS.is_dir(), reason="not applicable: this system does not show what a process has open"
+)
+async def test_no_connection_leaves_anything_open(node: MakeNode, topic: str) -> None:
+    counts = []
+    for _ in range(5):
+        connector: Node = await node()
+        await connector.subscribe(topic, Log())
+        await connector.close()
+        gc.collect()
+        counts.append(open_descriptors())
+    assert counts[-1] - counts[1] < 3, f"open files and sockets after each connection: {counts}"
 
 
 @pytest.mark.clause("L3", "L4")

@@ -1,11 +1,11 @@
 """Chapter R: each connection of a node is noticed for itself, in whatever way it ends."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from ..broker import Broker
 from ..subject import contract
 from .balance import losses, reported
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
@@ -91,24 +91,23 @@ async def test_each_connection_is_noticed_alone(
 
 
 @pytest.mark.clause("R1", "R2", "R8")
-@pytest.mark.parametrize("name", Broker.addresses)
-async def test_each_port_is_missed_alone(
-    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, name: str
-) -> None:
+async def test_each_port_is_missed_alone(node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str) -> None:
     one: Node = await node(noisy=True, **through)
     other: Node = await node(noisy=True)
     mailboxes = {one: Log(), other: Log()}
     for each, mailbox in mailboxes.items():
         await each.subscribe(topic, mailbox)
-    await proxy.refuse(name)
-    await one.until_down()
-    await one.error(contract.ReconnectError)
-    await other.publish(topic, "meanwhile")
-    await proxy.heal()
-    await one.until_ready(2)
-    await one.publish(topic, "back")
-    for mailbox in mailboxes.values():
-        await mailbox.count(1)
+    names = dict.fromkeys(connection.name for connection in proxy.connections)
+    for turn, name in enumerate(names, 1):
+        await proxy.refuse(name)
+        async with patience(f"word that the connection to `{name}` is lost, and cannot come back"):
+            await one.errors.until(lambda errors: bool(errors) and isinstance(errors[-1], contract.ReconnectError))
+        await other.publish(topic, "meanwhile")
+        await proxy.heal()
+        await one.until_ready(turn + 1)
+        await one.publish(topic, "back")
+        for mailbox in mailboxes.values():
+            await mailbox.count(turn)
 
 
 @pytest.mark.clause("R2")
@@ -144,7 +143,11 @@ async def test_an_answer_that_comes_too_late_is_nobody_elses(
         await publisher.publish(topic, "its answer comes late")
     for connection in proxy.connections:
         connection.mute("out")
+    before = publisher.called("publish", topic)
+    publishing = asyncio.ensure_future(publisher.publish(topic, "never left the node"))
+    await eventually(lambda: publisher.called("publish", topic) > before, "the next call of the transport's publish", 0)
+    for connection in proxy.connections:
         connection.heal("in")
     with pytest.raises(contract.PublishUnconfirmedError):
-        await publisher.publish(topic, "never left the node")
+        await publishing
     await proxy.heal()

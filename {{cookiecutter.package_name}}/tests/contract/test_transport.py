@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .nodes import PATIENCE, Log, Wire, longest_pause
+from .nodes import PATIENCE, Log, Wire, longest_pause, patience
 from .plugin import Change, MakeNode
 from .proxy import Proxy
 
@@ -45,6 +45,22 @@ async def test_every_payload_reaches_every_subscriber_once_and_in_order(make_wir
         numbers = [payload[:6] for _, payload in arrived]
         assert numbers == [*(payload[:6] for payload in payloads), b"end"]
         assert [len(payload) for _, payload in arrived[:-1]] == [len(payload) for payload in payloads]
+
+
+@pytest.mark.clause("L4")
+@pytest.mark.parametrize("state", ["connected", "never connected", "cut"])
+async def test_a_transport_closes_without_an_error(
+    change: Change, proxy: Proxy, through: dict[str, Any], topic: str, state: str
+) -> None:
+    wire = Wire(change(**through))
+    if state != "never connected":
+        await wire.transport.connect()
+        await wire.transport.subscribe(topic)
+    if state == "cut":
+        await proxy.cut()
+        await wire.losses.count(1)
+    async with patience("the end of `close`"):
+        await wire.transport.close()
 
 
 @pytest.mark.clause("M3")
@@ -120,9 +136,7 @@ async def test_a_broker_that_does_not_answer_keeps_the_loop_from_nothing(
         "ping": wire.transport.ping,
     }
     proxy.mute()
-
-    async def call_for_a_while() -> None:
-        asyncio.get_running_loop().call_later(0.3, asyncio.ensure_future, proxy.heal())
-        await calls[method]()
-
-    assert await longest_pause(call_for_a_while()) < 0.25, f"`{method}` blocks: does it wait without `await`?"
+    call = asyncio.ensure_future(longest_pause(calls[method]()))
+    await asyncio.wait((call,), timeout=0.3)
+    await proxy.heal()
+    assert await call < 0.25, f"`{method}` blocks: does it wait without `await`?"
