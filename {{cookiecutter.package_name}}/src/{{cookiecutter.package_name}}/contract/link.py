@@ -63,7 +63,7 @@ class Link(Generic[S]):
         receive: takes each payload that arrives.
         restore: brings a new connection to where the last one was; if it raises, the next host is tried.
         on_up: called with each new connection and the settings that it was made with.
-        on_down: called with the reason for which each connection ended, once; with that of `close`, too.
+        on_down: called once for each connection, with the reason for its end; `close` is one.
         report: called with a `ReconnectError` for each new reason for which the connection cannot come back.
 
     Once `close` has begun, neither `on_up` nor `report` is called.

@@ -36,10 +36,10 @@ POLL = 0.01
 """Seconds between looks at a listener that is behind."""
 
 PEERS = 4096
-"""How many nodes are waited for after a loss."""
+"""How many nodes are waited for after a loss, and of how many the quickest frame is known."""
 
 RECENT = 60.0
-"""For so many seconds, a frame that came quickly shows how much longer others of its sender take; clocks drift apart."""
+"""Seconds for which the quickest frame of a node is the measure for its others. After that, clocks have drifted apart."""
 
 ENTRIES = 500
 """A control frame has no more entries of each kind."""
@@ -81,8 +81,9 @@ class Repair(Generic[S]):
         """Whether the broker lets us use the control topic on this connection."""
         self._losses = 0
         self._has_complained = False
-        self._peers: dict[bytes, tuple[float, float]] = {}
-        """For each node that was heard: our time less its own in the quickest of its frames, and when that came."""
+        self._peers: dict[bytes, None] = {}
+        self._quickest: dict[bytes, tuple[float, float]] = {}
+        """By node: our time less its clock in the quickest of its recent frames, and when that frame came."""
         self._awaited: dict[bytes, None] = {}
         """The nodes for which messages are held."""
         self._late: dict[bytes, None] = {}
@@ -144,7 +145,7 @@ class Repair(Generic[S]):
         self._receiver.resume(self._loop.time())
         self.arm()
         if self._has_topic:
-            self._awaited = dict.fromkeys(self._peers)
+            self._awaited = dict(self._peers)
         if self._awaited or not self._has_topic:
             self._sender.is_held = True
             self._hold = self._loop.call_later(HOLD, self._release)
@@ -244,6 +245,7 @@ class Repair(Generic[S]):
                 self._receiver.overheard(question, now)
         if control.is_leaving:
             self._peers.pop(frame.sender, None)
+            self._quickest.pop(frame.sender, None)
             self._late.pop(frame.sender, None)
             self._receiver.left(frame.sender, now)
         if control.is_back:
@@ -256,16 +258,24 @@ class Repair(Generic[S]):
         return effects
 
     def _delay(self, sender: bytes, clock: int | None, now: float) -> float:
-        """Return how many seconds more than the quickest one of late a node's frame was on its way."""
-        offset = 0.0 if clock is None else now - clock / 1_000_000
-        quickest, came = self._peers.get(sender, (offset, now))
+        """Return how many seconds longer than the quickest recent frame of its node a frame was on its way.
+
+        It is 0 for a frame without a clock, and at most a heartbeat.
+        """
+        if clock is None:
+            return 0.0
+        offset = now - clock / 1_000_000
+        quickest, came = self._quickest.get(sender, (offset, now))
         if offset <= quickest or now - came > RECENT:
-            quickest, came = offset, now
-        if sender in self._peers or len(self._peers) < PEERS:
-            self._peers[sender] = quickest, came
+            quickest = offset
+            self._quickest[sender] = offset, now
+            if len(self._quickest) > PEERS:
+                del self._quickest[next(iter(self._quickest))]
         return min(offset - quickest, self._settings.heartbeat)
 
     def _heard(self, sender: bytes) -> None:
+        if len(self._peers) < PEERS:
+            self._peers[sender] = None
         if sender in self._awaited:
             del self._awaited[sender]
             if not self._awaited:
@@ -370,7 +380,7 @@ class Repair(Generic[S]):
 
 
 def _older(question: Question, seconds: float) -> Question:
-    """Return a question as it is so much later."""
+    """Return a question as it would be asked some seconds later."""
     return question if question.age is None else replace(question, age=question.age + int(seconds * 1_000_000))
 
 
