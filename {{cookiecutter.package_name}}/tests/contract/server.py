@@ -81,7 +81,7 @@ class Server(ABC):
     not_applicable: ClassVar[dict[str, str]] = {}
     """Clauses that this broker cannot keep, each with the reason; or the names of tests, if the rest of a clause holds."""
 
-    workers: ClassVar[int] = 4
+    workers: ClassVar[int] = 5
     """How many of these servers a small machine can run: so many tests run side by side, since most of them wait."""
 
     is_durable: ClassVar[bool] = False
