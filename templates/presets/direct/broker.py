@@ -21,6 +21,7 @@ with zenoh.open(config):
 class Broker(Server):
     """A router with Zenoh's own defaults; nodes that listen nowhere reach each other through it alone."""
 
+    workers = 2
     not_applicable: ClassVar = {
         "E3": "Zenoh's access control drops what it forbids, and tells nobody",
         "test_a_wrong_password_is_a_refusal": "Zenoh does not tell why it makes no link",

@@ -190,6 +190,7 @@ class Tansu(Server):
 
 @pytest.mark.timeout(300)
 @pytest.mark.clause("M1")
+@pytest.mark.usefixtures("settings")
 async def test_the_pack_holds_on_tansu_too(serve: Serve) -> None:
     url = serve(Tansu).url
     process = await asyncio.create_subprocess_exec(
