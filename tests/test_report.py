@@ -248,7 +248,7 @@ async def test_one(monkeypatch, {order}):
 def test_two():
     assert TOLD == ["closed", "stopped"]
 """
-    ended = run_pack(make(tests))
+    ended = run_pack(make(tests), "-n", "0")
     assert ended.returncode == 0, ended.stdout
 
 

@@ -3,6 +3,7 @@
 pytest_plugins = (  # each after those that it imports
     "tests.contract.nodes",
     "tests.contract.selection",
+    "tests.contract.basics",
     "tests.contract.watchdog",
     "tests.contract.report",
     "tests.contract.plugin",

@@ -1,27 +1,16 @@
 """Which tests run, and in which order: what waits for a blank, what the broker cannot keep, the basic ones first."""
 
 import os
-import time
-from collections.abc import Generator
 
 import pytest
 
 from ..broker import Broker
 from .blanks import TEST_URL, open_blanks
 from .clauses import ALL, CLAUSES
-from .nodes import ENOUGH, WAITED
 from .verdicts import NOT_APPLICABLE, WAITS
-
-ENOUGH_SECONDS, ENOUGH_FAILURES = 20.0, 3
-"""A run ends when so many tests have failed, and have taken so long to fail: the rest would tell nothing new."""
-
-FAILURES = 10
-"""The `--maxfail` of pyproject.toml; with another, the run goes on as long as that says."""
 
 DECLARED = pytest.StashKey[str]()
 """The reason in `Broker.not_applicable`, of an item that runs all the same, for the report."""
-
-_FAILING = pytest.StashKey[list[float]]()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -38,6 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="measure, try what is declared not applicable, and write CONFORMANCE.md and its companions",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if unknown := _wanted(config) - CLAUSES.keys():
+        raise pytest.UsageError(f"--clause: there is no clause {', '.join(sorted(unknown))}")
+
+
+def _wanted(config: pytest.Config) -> set[str]:
+    """Return the ids of the clauses that are asked for, if not all are."""
+    return {clause.strip().upper() for clause in config.option.clause.split(",") if clause.strip()}
 
 
 def clauses_of(item: pytest.Item) -> list[str]:
@@ -82,13 +81,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the tests of the clauses that are asked for."""
-    wanted = {clause.strip().upper() for clause in config.option.clause.split(",") if clause.strip()}
-    if unknown := wanted - CLAUSES.keys():
-        raise pytest.UsageError(f"--clause: there is no clause {', '.join(sorted(unknown))}")
-    if wanted:
+    if wanted := _wanted(config):
         out = [item for item in items if not wanted & set(clauses_of(item))]
         items[:] = [item for item in items if wanted & set(clauses_of(item))]
         config.hook.pytest_deselected(items=out)
+
+
+def is_basic(item: pytest.Item) -> bool:
+    """Return whether all the rest needs what a test tries."""
+    return item.get_closest_marker("basic") is not None
 
 
 def _rank(item: pytest.Item) -> int:
@@ -106,24 +107,3 @@ def _note(item: pytest.Item, clauses: list[str]) -> None:
         item.user_properties.append(("real", "yes"))
     for marker in item.iter_markers("production"):
         item.user_properties.append(("matters", " ".join(marker.args)))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """End the run when failing has taken long enough, unless it was asked for another number of failures."""
-    session, started = item.session, time.monotonic()
-    failed, waited = session.testsfailed, item.config.stash[WAITED]
-    before = len(waited)
-    if DECLARED in item.stash:  # it may well wait in vain: not for long, and the others have nothing to do with it
-        waited.extend([item.name] * ENOUGH)
-    result = yield
-    if DECLARED in item.stash:
-        del waited[before:]
-    spent = session.stash.setdefault(_FAILING, [])
-    if session.testsfailed > failed:
-        spent.append(time.monotonic() - started)
-        if item.get_closest_marker("basic"):  # the rest needs it, and would wait in vain
-            waited.extend([item.name] * ENOUGH)
-    if item.config.option.maxfail == FAILURES and len(spent) >= ENOUGH_FAILURES and sum(spent) >= ENOUGH_SECONDS:
-        session.shouldfail = f"{len(spent)} tests took {sum(spent):.0f} s to fail; --maxfail=0 runs all the same"
-    return result
