@@ -13,7 +13,7 @@ AT_A_TIME = 4
 HASTE = ("tests/contract/nodes.py", "PATIENCE = 20.0", "PATIENCE = 6.0")
 """What comes at all comes soon."""
 
-PYTEST = ("-m", "pytest", "-x", "-q", "-n", "0", "--basetemp", "basetemp")
+PYTEST = ("-m", "pytest", "-x", "-q", "--basetemp", "basetemp")
 """With a folder of its own for temporary files, since runs that share one stumble over each other."""
 
 CHOOSE = """
@@ -59,7 +59,7 @@ def run_pack(
     path = os.pathsep.join(["src", ".", *filter(None, [(environment or {}).get("PYTHONPATH")])])
     variables = {**FROM_SOURCE, **(environment or {}), "PYTHONPATH": path, "CAUGHT_BY": clauses}
     loaded = [word for plugin in (*plugins, "choose") for word in ("-p", plugin)]
-    command = [*PYTEST, "--timeout", "30", *loaded, "tests/contract", "tests/test_broker.py"]
+    command = [*PYTEST, "-n", "0", "--timeout", "30", *loaded, "tests/contract", "tests/test_broker.py"]
     ended = run(python, *command, cwd=copy, environment=variables, timeout=120)
     return ended.returncode, ended.stdout
 
