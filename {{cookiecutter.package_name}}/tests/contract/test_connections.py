@@ -54,18 +54,21 @@ async def test_each_connection_is_noticed_alone(
             await each.subscribe(name, mailbox)
     sent = 0
 
-    async def exchange() -> None:
-        """Have one message a topic go each way."""
+    async def publish() -> None:
+        """Send one message a topic each way."""
         nonlocal sent
         for each in heard:
             for name in topics:
                 await each.publish(name, sent)
         sent += 1
+
+    async def arrive() -> None:
         for mailboxes in heard.values():
             for mailbox in mailboxes.values():
                 await mailbox.count(sent)
 
-    await exchange()
+    await publish()
+    await arrive()
     count = len(proxy.connections)
     broken = 0
     while broken < len(proxy.connections) and broken < count:  # there may be fewer after it, of a client with several
@@ -77,9 +80,10 @@ async def test_each_connection_is_noticed_alone(
             f"messages both ways after {fault.__name__} of connection {broken} of {count} (is `inbox.lost` called "
             "when any one of them ends? does `ping` make a round trip on each?)"
         ):
-            await exchange()
-        await one.until_ready(readies + 1)
-        connection.heal()
+            await publish()
+            await one.until_ready(readies + 1)
+            connection.heal()
+            await arrive()
         await eventually(
             lambda: len(proxy.connections) <= count,
             lambda: f"{count} connections, as before; there are {len(proxy.connections)}: is each closed?",
