@@ -46,6 +46,7 @@ async def test_a_storm_loses_nothing(
     for _ in range(6):
         fault = chance.choice(["cut", "refuse", "mute"])
         connections = nodes[1].stats()["reconnects"], nodes[2].stats()["reconnects"]
+        is_noticed = lost_again(nodes[1])
         if fault == "cut":
             await proxy.cut()
         elif fault == "refuse":
@@ -56,7 +57,7 @@ async def test_a_storm_loses_nothing(
         while sent[0] < goal and not publishers[0].done():
             await asyncio.sleep(0.001)
         if fault == "mute" and chance.random() < 0.5:
-            await nodes[1].errors.until(lost_again(nodes[1]))
+            await nodes[1].errors.until(is_noticed)
         await proxy.heal()
         await eventually(lambda: nodes[1].is_ready and nodes[2].is_ready, "two connections", 0.001)
         assert connections <= (nodes[1].stats()["reconnects"], nodes[2].stats()["reconnects"])
