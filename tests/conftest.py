@@ -10,6 +10,8 @@ import pytest
 
 sys.dont_write_bytecode = True  # the tests import the machinery where it stands: what lies there is baked into projects
 
+collect_ignore = ["shapes/project"]  # runs in a project that is baked
+
 TABLES = {
     "preset": ("presets", ("preset", "server", "held", "not applicable", "seconds")),
     "defect": ("broken connectors", ("defect", "caught by", "seconds")),

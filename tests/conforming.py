@@ -1,0 +1,33 @@
+"""Writes the reports of the presets anew: `conforming.py FOLDER [PRESET …]`, all of them if none is named."""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from baking import ROOT, bake, tox
+
+FILES = ("CONFORMANCE.md", "conformance.json", "conformance.svg")
+
+
+def main(folder: Path, *presets: str) -> int:
+    known = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["preset"]
+    codes = [report(folder / preset, preset) for preset in presets or [each for each in known if each != "blank"]]
+    return int(any(codes))
+
+
+def report(folder: Path, preset: str) -> int:
+    """Write the report of a preset into a folder, and print what its run says last."""
+    with tempfile.TemporaryDirectory() as home:
+        project = bake(Path(home), preset=preset)
+        ended = tox(project, Path(home) / "tox", "-e", "report")
+        print(preset, *ended.stdout.splitlines()[-5:], sep="\n  ", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copy(project / name, folder)
+    return ended.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
