@@ -128,7 +128,7 @@ async def test_a_broker_that_does_not_answer_keeps_the_loop_from_nothing(
 ) -> None:
     wire = await make_wire(**through, heartbeat=10 * PATIENCE)
     await wire.transport.subscribe(topic)
-    calls = {
+    calls: dict[str, Callable[[], Awaitable[object]]] = {
         "publish": lambda: wire.transport.publish(topic, b"unanswered"),
         "subscribe": lambda: wire.transport.subscribe(f"{topic}-too"),
         "unsubscribe": lambda: wire.transport.unsubscribe(topic),
