@@ -204,7 +204,7 @@ def test_a_wrong_transport_is_told_soon_and_the_cause_comes_first(make: MAKE, wr
     assert ended.returncode != 0
     failed = re.findall(r"^_+ (test_\w+)", ended.stdout, re.MULTILINE)
     assert failed[0] == "test_every_other_subscribed_node_gets_each_message_once", ended.stdout
-    assert 3 <= len(failed) <= 10, ended.stdout
+    assert 1 <= len(failed) <= 10, ended.stdout
     assert "test_every_other_subscribed_node" in last_line(ended.stdout)
 
 

@@ -1,10 +1,13 @@
 """How messages travel through Google Cloud Pub/Sub: each topic is one of the service's, each node has subscriptions."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # with it, one child in ten of a connected process crashes
 
 import google.auth
 import grpc  # type: ignore[import-untyped]

@@ -12,7 +12,7 @@ from .nodes import ENOUGH, PATIENCE, WAITED
 from .selection import DECLARED, is_basic
 
 ENOUGH_SECONDS, ENOUGH_FAILURES = 20.0, 3
-"""A run ends when so many tests have failed, and have taken so long to fail: the rest would tell nothing new."""
+"""A run ends when so many tests have failed, or a basic one, and they took so long: the rest would tell nothing new."""
 
 FAILURES = 10
 """The `--maxfail` of pyproject.toml; with another, the run goes on as long as that says."""
@@ -94,7 +94,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     if has_failed and is_basic(item):  # the rest needs it, and would wait in vain
         _hasten(config, item.name)
     if config.option.maxfail == FAILURES:
-        spent = [note.seconds for note in Note.read(folder) if note.failed]
-        if len(spent) >= FAILURES or (len(spent) >= ENOUGH_FAILURES and sum(spent) >= ENOUGH_SECONDS):
-            session.shouldfail = f"{len(spent)} tests took {sum(spent):.0f} s to fail; --maxfail=0 runs all the same"
+        failures = [note for note in Note.read(folder) if note.failed]
+        seconds = sum(note.seconds for note in failures)
+        are_telling = len(failures) >= ENOUGH_FAILURES or any(is_basic(session.items[each.place]) for each in failures)
+        if len(failures) >= FAILURES or (are_telling and seconds >= ENOUGH_SECONDS):
+            session.shouldfail = f"{len(failures)} tests took {seconds:.0f} s to fail; --maxfail=0 runs all the same"
     return result

@@ -58,8 +58,9 @@ async def fork_late(connector: Any, topic: str) -> None:
                 told = f"{type(error).__name__}: {error}"
             say(told=told)
             os._exit(0)
-        await asyncio.to_thread(os.waitpid, child, 0)
+        _, status = await asyncio.to_thread(os.waitpid, child, 0)
         await connector.publish(topic, "from the parent")
+    assert not status, f"the child has ended with {os.waitstatus_to_exitcode(status)}"
 
 
 def main(package: str, when: str, topic: str) -> None:
@@ -81,7 +82,8 @@ def main(package: str, when: str, topic: str) -> None:
                 os._exit(0)
         children.append(child)
     for child in children:
-        os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
+        assert not status, f"a child has ended with {os.waitstatus_to_exitcode(status)}"
 
 
 if __name__ == "__main__":
