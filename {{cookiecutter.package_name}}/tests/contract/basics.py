@@ -55,7 +55,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def _wait_for_basics(session: pytest.Session, folder: Path) -> None:
-    """Return when all basic tests are through, wherever they run; hasten all others when one has failed."""
+    """Return when all basic tests are through, wherever they run, or make no progress; hasten the rest if one has failed."""
     basics = {place for place, item in enumerate(session.items) if is_basic(item)}
     notes: list[Note] = []
     latest = time.monotonic()
