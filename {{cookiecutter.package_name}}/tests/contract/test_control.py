@@ -8,7 +8,7 @@ import pytest
 
 from ..subject import BrokerTransport, contract, wire_format
 from .balance import reported
-from .faults import hang, hold_until, until_down
+from .faults import CertainNode, hang, hold_until, until_down
 from .nodes import PATIENCE, Log, Node, SpiedNode
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -19,7 +19,7 @@ KEEPS = BrokerTransport.keeps_messages
 @pytest.mark.clause("R4")
 @pytest.mark.skipif(KEEPS, reason="not applicable: the broker keeps messages until they are taken")
 async def test_what_was_dropped_on_a_quiet_connection_arrives_later(node: MakeNode, topic: str) -> None:
-    publisher: Node = await node(heartbeat=0.4)
+    publisher: CertainNode = await node(CertainNode, heartbeat=0.4)
     subscriber: SpiedNode = await node(SpiedNode, connect=False)
     mailbox, arrivals = Log(), count()
 
@@ -155,7 +155,7 @@ async def test_a_broker_that_cuts_the_connection_to_refuse_the_control_topic_is_
 
 @pytest.mark.clause("R4")
 async def test_losses_are_told_on_the_topic_itself_where_there_is_no_control_topic(node: MakeNode, topic: str) -> None:
-    publisher: SpiedNode = await node(SpiedNode, connect=False, heartbeat=0.4, publish_timeout=0.5)
+    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=0.4, publish_timeout=0.5)
     subscriber: Node = await node(noisy=True)
     mailbox, stuck, refusals = Log(), Log(), count()
 

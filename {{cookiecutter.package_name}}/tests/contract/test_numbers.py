@@ -7,6 +7,7 @@ import pytest
 
 from ..subject import BrokerTransport, contract, wire_format
 from .balance import reported
+from .faults import CertainNode
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -83,7 +84,7 @@ def numbers_told(payloads: list[tuple[str, bytes]], topic: str) -> list[int]:
 
 @pytest.mark.clause("R4", "R5")
 async def test_a_silent_node_tells_its_number_and_stays_ready(node: MakeNode, wire: Wire, topic: str) -> None:
-    publisher: Node = await node(heartbeat=0.4)
+    publisher: CertainNode = await node(CertainNode, heartbeat=0.4)
     for name in (topic, publisher.settings.control_topic):
         await wire.transport.subscribe(name)
     for text in ("one", "two"):
@@ -98,7 +99,7 @@ async def test_a_silent_node_tells_its_number_and_stays_ready(node: MakeNode, wi
 async def test_the_number_that_is_told_leaves_out_what_is_still_being_sent(
     node: MakeNode, wire: Wire, topic: str
 ) -> None:
-    publisher: SpiedNode = await node(SpiedNode, heartbeat=0.4, publish_timeout=2 * PATIENCE)
+    publisher: CertainNode = await node(CertainNode, heartbeat=0.4, publish_timeout=2 * PATIENCE)
     subscriber: Node = await node()
     mailbox, held, gate = Log(), Log(), asyncio.Event()
     await subscriber.subscribe(topic, mailbox)

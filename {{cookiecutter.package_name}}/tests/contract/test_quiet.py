@@ -8,7 +8,7 @@ import pytest
 
 from ..subject import BrokerTransport, contract, receiving, sending, wire_format
 from .balance import reported
-from .faults import InstantNode, forged, pauses, pings
+from .faults import CertainNode, InstantNode, forged, pauses, pings
 from .nodes import Log, Node, SpiedNode, Wire, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -66,8 +66,8 @@ async def test_numbers_are_told_four_times_and_a_forgotten_topic_begins_anew(
 ) -> None:
     monkeypatch.setattr(sending, "FEW_TOPICS", 0)
     monkeypatch.setattr(sending, "REMEMBERED", 0)
-    publisher: SpiedNode = await node(SpiedNode, heartbeat=BEAT, forget_after=0.1)
-    subscriber: SpiedNode = await node(SpiedNode, heartbeat=BEAT)
+    publisher: CertainNode = await node(CertainNode, heartbeat=BEAT, forget_after=0.1)
+    subscriber: CertainNode = await node(CertainNode, heartbeat=BEAT)
     newcomer: Node = await node()
     busy, mailbox, late = f"{topic}-busy", Log(), Log()
     await subscriber.subscribe(topic, mailbox)

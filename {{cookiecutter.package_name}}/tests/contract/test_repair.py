@@ -8,7 +8,7 @@ import pytest
 from ..broker import Broker
 from ..subject import BrokerTransport, contract, wire_format
 from .balance import reported
-from .faults import hold_until, pings
+from .faults import CertainNode, hold_until, pings
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -59,7 +59,7 @@ async def test_the_first_message_in_an_outage_arrives_and_nothing_older(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     unheard: Node = await node()
-    silent: SpiedNode = await node(SpiedNode, heartbeat=0.4)
+    silent: CertainNode = await node(CertainNode, heartbeat=0.4)
     mailbox = Log()
     await unheard.publish(topic, "from before")
     subscriber: Node = await node(noisy=True, **through)

@@ -7,6 +7,7 @@ import pytest
 
 from ..subject import BrokerTransport, contract
 from .balance import reported
+from .faults import CertainNode
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
 from .plugin import MakeNode
 from .proxy import Proxy
@@ -76,7 +77,7 @@ async def test_a_publish_that_is_never_confirmed_is_an_error_and_the_next_goes_o
 
 @pytest.mark.clause("R3")
 async def test_a_number_that_hangs_holds_up_no_message_for_good(node: MakeNode, topic: str) -> None:
-    publisher: SpiedNode = await node(SpiedNode, connect=False, heartbeat=0.4, publish_timeout=1)
+    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=0.4, publish_timeout=1)
     hanging = Log()
 
     async def refuse(*_: object) -> None:
@@ -100,7 +101,7 @@ async def test_a_number_that_hangs_holds_up_no_message_for_good(node: MakeNode, 
 
 @pytest.mark.clause("R3", "R4")
 async def test_a_control_frame_that_hangs_holds_up_no_message(node: MakeNode, topic: str) -> None:
-    publisher: SpiedNode = await node(SpiedNode, heartbeat=0.4)
+    publisher: CertainNode = await node(CertainNode, heartbeat=0.4)
     hanging = Log()
 
     async def hang(*_: object) -> None:
