@@ -11,11 +11,12 @@ from types import ModuleType
 
 import pure
 import pytest
+from hypothesis import settings
 from simulation import trial
 from simulation.run import kind_of
 from simulation.subject import Subject
 
-SEEDS = (44, 264, 254, 80, 114, 362, 25, 45, 398, 274, 174, 295, 4, 209, 206, 16, 143, 112, 36, 285, 389, 366, 230, 292)
+SEEDS = (44, 264, 254, 80, 114, 362, 25, 45, 398, 274, 174, 295, 4, 209, 206, 16)
 """Of the first 400, these are quick, and reach the most lines and branches together: the most new ones first."""
 
 NAME = "mutated.contract"
@@ -35,6 +36,10 @@ class Namesake(SourceFileLoader):
 pure.CONTRACT = CONTRACT
 sys.path_importer_cache[str(CONTRACT)] = FileFinder(str(CONTRACT), (Namesake, SOURCE_SUFFIXES))
 trial.WATCHDOG = 10.0
+
+import test_model  # noqa: E402  it loads the copies
+
+test_model.COMMITTED = settings(test_model.COMMITTED, max_examples=50)
 
 
 @pytest.fixture(scope="session")
