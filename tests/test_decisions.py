@@ -504,9 +504,10 @@ def test_a_node_that_closes_gives_up_each_message_once_a_portion_at_a_time() -> 
     node.load(node.add("t", b"1", 0.0, 5.0, 0), 0.0)
     for receipt in range(1, many + 2):
         node.add("t", b"1", 0.0, 5.0, receipt)
+    node.add("u", b"1", 0.0, 5.0, many + 2)
     portions = [[message.receipt for message in messages] for messages in node.fail()]
-    assert [len(portion) for portion in portions] == [many, 2]
-    assert list(chain(*portions)) == list(range(many + 2))
+    assert [len(portion) for portion in portions] == [many, 2, 1]
+    assert list(chain(*portions)) == list(range(many + 3))
     assert (node.pending, node.bytes, node.next_due) == (0, 0, inf)
 
 
@@ -524,7 +525,7 @@ def test_a_node_that_leaves_tells_what_it_has_not_told_for_the_last_time() -> No
     for now in (1.0, 2.0, 4.0, 8.0):
         node.due(now)
     send(node, "t", 8.0)
-    node.asked(WIRE.Question(node.id, "asked", 0, None, 1), 8.0)
+    assert node.asked(WIRE.Question(node.id, "asked", 0, None, 1), 8.0).topic == "asked"
     assert [(count.topic, count.number) for count in node.all_counts(8.0)] == [("t", 1)]
 
 
@@ -556,3 +557,74 @@ def test_each_question_is_answered_and_nothing_is_sent_again_that_was_not_missed
     assert not lane.has_repairs
     node.asked(question(node, 0), 2.0)
     assert [next_frame(node, lane).kind for _ in range(2)] == [WIRE.ANSWER, WIRE.AGAIN]
+
+
+def test_what_comes_on_a_topic_without_listeners_and_an_answer_without_a_gap_are_dropped() -> None:
+    ear = FULL.receiving.Receiver(1.0, 60.0)
+    assert not ear.wants("t", several(0, 1, WIRE.AGAIN))
+    assert not ear.take("t", frame(NODE, 0), 0.0)
+    assert not told(ear, 5, 0.0)
+    ear.overheard(WIRE.Question(NODE, "t", 0, None, 7), 0.0)
+    assert not answer(ear, NODE, 6, 6, (7, 1, 5))
+    ear.listen("t", 0.0)
+    assert not answer(ear, NODE, 6, 6, (7, 1, 5))
+    assert ear.next_due == inf
+
+
+def test_an_answer_tells_of_forged_lost_and_held_messages_whatever_other_replies_are_in_it() -> None:
+    ear = receiver()
+    for number in (0, 5, 6):
+        ear.take("t", frame(NODE, number), 0.0)
+    [gap], _ = ear.due(0.5)
+    assert ear.ask(gap, 7, 0.5).age is None
+    effects = answer(ear, NODE, 6, 6, (99, 0, 0), (7, 1, 5))
+    assert [(type(effect).__name__, effect.topic) for effect in effects] == [
+        ("Bogus", "t"),
+        ("Loss", "t"),
+        ("Delivery", "t"),
+    ]
+    assert (ear.has_gaps("t"), ear._held_bytes) == (False, 0)
+
+
+def test_an_answer_to_others_does_not_prolong_the_wait() -> None:
+    ear = receiver(patience=5.0)
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert not answer(ear, NODE, 6, 6, (99, 1, 5))
+    assert len(ask(ear, 5.9)) == 2
+
+
+def test_gaps_whose_time_is_over_together_are_all_given_up() -> None:
+    ear = receiver(patience=5.0)
+    for node in (origin(1), origin(2)):
+        for number in (0, 5):
+            ear.take("t", frame(node, number), 0.0)
+    gaps, effects = ear.due(6.0)
+    assert (gaps, [type(effect).__name__ for effect in effects]) == ([], ["Loss", "Delivery"] * 2)
+
+
+def test_a_sender_that_goes_on_but_answers_nothing_is_given_up_after_some_questions() -> None:
+    ear = receiver(patience=60.0)
+    ear.take("t", frame(NODE, 0), 0.0)
+    asked: list[Any] = []
+    for number in range(2, 100):
+        now = number / 4
+        ear.take("t", frame(NODE, number), now)
+        gaps, effects = ear.due(now)
+        asked += [ear.ask(gap, number, now) for gap in gaps]
+        if effects:
+            break
+    assert len(asked) == FULL.receiving.TRIES
+
+
+def test_a_sender_that_begins_a_new_count_has_lost_nothing() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert numbers(ear.take("t", several(10, 1, base=10), 1.0)) == [(10, 0)]
+
+
+@pytest.mark.parametrize(("age", "shown"), [(5000, 5000), (2**32, 2**32 - 1)])
+def test_the_age_of_what_is_sent_again_is_told_as_far_as_its_field_reaches(age: int, shown: int) -> None:
+    runs, _ = unpack(WIRE.AGAIN, WIRE.pack_again([WIRE.Run(1, age)], b"[1]"), 1)
+    assert list(runs) == [WIRE.Run(1, shown)]
