@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from pure import load
-from test_model import FULL, answer, ask, frame, origin, receiver, send, sender
+from test_model import FULL, answer, ask, frame, origin, receiver, run, send, sender
 
 NODE = origin(1)
 WIRE = FULL.wire
@@ -628,3 +628,24 @@ def test_a_sender_that_begins_a_new_count_has_lost_nothing() -> None:
 def test_the_age_of_what_is_sent_again_is_told_as_far_as_its_field_reaches(age: int, shown: int) -> None:
     runs, _ = unpack(WIRE.AGAIN, WIRE.pack_again([WIRE.Run(1, age)], b"[1]"), 1)
     assert list(runs) == [WIRE.Run(1, shown)]
+
+
+def test_the_numbers_of_several_topics_that_are_told_together_tell_all_losses() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.listen("u", 0.0)
+    for topic in ("t", "u"):
+        ear.take(topic, frame(NODE, 0), 0.0)
+    losses = ear.told(
+        NODE, [WIRE.Count(topic, 0, number, number, 0) for topic, number in (("t", 3), ("u", 4))], True, 1.0
+    )
+    assert [(loss.topic, loss.count) for loss in losses] == [("t", 2), ("u", 3)]
+
+
+def test_the_numbers_of_a_forgotten_topic_are_told_as_long_as_they_are_remembered() -> None:
+    node = sender(load("pure_forgetful", sending={"FEW_TOPICS": 0}))
+    send(node, "t", 0.0)
+    assert list(run(node, 700.0))
+    assert not node.lanes
+    [count] = node.counts(["t"], 700.0)
+    assert (count.topic, count.base, count.number, count.given, count.quiet) == ("t", 0, 1, 1, 600_000)
