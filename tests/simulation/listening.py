@@ -119,5 +119,7 @@ class Listening:
     def _failed(self, call: str, ear: Ear, cancel: float, error: Exception, expected: tuple[str, ...]) -> None:
         kind = type(error).__name__
         self.world.model.note(f"could not {call}", ear.name, kind)
+        if kind == "SubscribeRefusedError" and (self.name, ear.topic) not in self.world.model.refusals:
+            self.world.model.fault("E1", f"{ear.name}: the broker refused nothing: {error!r}", node=self.name)
         if kind not in expected and not (cancel and kind == "TimeoutError"):
             self.world.model.fault("E1", f"{ear.name}: {call}() raised {error!r}", node=self.name)
