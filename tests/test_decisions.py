@@ -1,10 +1,12 @@
 """Decisions about numbers that random runs come to seldom, or that others make good: each by itself."""
 
+from itertools import chain
+from math import inf
 from typing import Any
 
 import pytest
 from pure import load
-from test_model import FULL, answer, ask, frame, origin, receiver, send, sender
+from test_model import FULL, answer, ask, frame, origin, receiver, run, send, sender
 
 NODE = origin(1)
 WIRE = FULL.wire
@@ -403,3 +405,247 @@ def test_a_wrong_number_that_was_taken_is_mended_by_the_senders_word() -> None:
     ear.ask(gap, 7, 2.0)
     answer(ear, NODE, 1, 1, (7, 1, 1))
     assert numbers(ear.take("t", frame(NODE, 1), 3.0)) == [(1, 0)]
+
+
+def test_another_nodes_question_puts_ours_off_once_and_its_answer_will_do() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    for now, identity in ((0.0, 7), (0.2, 8)):
+        ear.overheard(WIRE.Question(NODE, "t", 1, None, identity), now)
+        assert not ear.due(now)[0]
+    assert len(ear.due(0.25)[0]) == 1
+    loss, _ = answer(ear, NODE, 6, 6, (7, 1, 5))
+    assert loss.count == 4
+
+
+def test_what_is_sent_again_is_wanted_beyond_the_due_number_only_in_a_gap() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert [ear.wants("t", several(number, 1, WIRE.AGAIN)) for number in (1, 2)] == [True, False]
+    ear.take("t", frame(NODE, 3), 0.0)
+    assert ear.wants("t", several(2, 1, WIRE.AGAIN))
+
+
+def test_a_message_behind_the_due_number_is_kept_until_its_sender_has_said_how_far_it_is() -> None:
+    ear = receiver()
+    for each in (several(0, 1), several(1, 9), several(2, 1)):
+        ear.take("t", each, 0.0)
+    [gap], _ = ear.due(1.0)
+    ear.ask(gap, 7, 1.0)
+    assert numbers(answer(ear, NODE, 3, 3, (7, 1, 1))) == [(2, 0)]
+
+
+def test_a_sender_is_asked_once_a_heartbeat_whether_it_is_behind_its_own_numbers() -> None:
+    ear = receiver()
+    ear.take("t", several(0, 3), 0.0)
+    told(ear, 2, 1.0)
+    [gap], _ = ear.due(1.1)
+    ear.ask(gap, 7, 1.1)
+    answer(ear, NODE, 3, 3, (7, 3, 3))
+    has_gaps = []
+    for now in (1.9, 2.0):
+        told(ear, 2, now)
+        has_gaps.append(ear.has_gaps("t"))
+    assert has_gaps == [False, True]
+
+
+def test_a_sender_that_answers_no_questions_is_not_asked_whether_it_is_behind_its_own_numbers() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", several(0, 3), 0.0)
+    told(ear, 2, 1.0)
+    assert not ear.has_gaps("t")
+
+
+def test_a_sender_that_did_not_answer_is_not_waited_for_again() -> None:
+    ear = receiver(patience=5.0)
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert len(ask(ear, 100.0)) == 2
+    loss, delivery = ear.take("t", frame(NODE, 9), 100.0)
+    assert (loss.count, delivery.frame.number) == (3, 9)
+
+
+def test_the_answers_of_a_sender_that_leaves_are_waited_for_half_a_heartbeat() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.left(NODE, 1.0)
+    assert not ask(ear, 1.4)
+    assert len(ask(ear, 1.5)) == 2
+
+
+def test_a_newcomer_gives_way_before_one_that_is_heard_regularly_and_silence_ends_that() -> None:
+    ear = receiver(load("pure_two", receiving={"KNOWN_SENDERS": 2}))
+
+    def known() -> list[int]:
+        return [index for index in range(4) if ear.wants("t", frame(origin(index), 1000))]
+
+    def hear(index: int, now: float) -> None:
+        ear.take("t", several_of(origin(index), 999), now)
+
+    for index, now in ((0, 10_000.0), (0, 10_002.0), (1, 10_003.0), (2, 10_004.0)):
+        hear(index, now)
+    assert known() == [0, 2]
+    ear.take("t", frame(origin(3), 1000), 20_000.0)
+    [gap], _ = ear.due(20_001.0)
+    assert ear.ask(gap, 7, 20_001.0).age == 1_000_000
+    assert known() == [2]
+
+
+def several_of(node: bytes, number: int) -> Any:
+    """Make a frame of a sender whose first message it is."""
+    return frame(node, number, base=number)
+
+
+def test_a_node_that_closes_gives_up_each_message_once_a_portion_at_a_time() -> None:
+    node, many = sender(), FULL.sending.AT_A_TIME
+    node.load(node.add("t", b"1", 0.0, 5.0, 0), 0.0)
+    for receipt in range(1, many + 2):
+        node.add("t", b"1", 0.0, 5.0, receipt)
+    node.add("u", b"1", 0.0, 5.0, many + 2)
+    portions = [[message.receipt for message in messages] for messages in node.fail()]
+    assert [len(portion) for portion in portions] == [many, 2, 1]
+    assert list(chain(*portions)) == list(range(many + 3))
+    assert (node.pending, node.bytes, node.next_due) == (0, 0, inf)
+
+
+def test_the_times_for_which_the_host_has_blocked_the_loop_add_up() -> None:
+    node = sender()
+    node.add("t", b"1", 0.0, 5.0, None)
+    for seconds in (1.0, 2.0):
+        node.excuse(seconds)
+    assert [len(node.due(now).outcomes) for now in (7.9, 8.0)] == [0, 1]
+
+
+def test_a_node_that_leaves_tells_what_it_has_not_told_for_the_last_time() -> None:
+    node = sender()
+    send(node, "told", 0.0)
+    for now in (1.0, 2.0, 4.0, 8.0):
+        node.due(now)
+    send(node, "t", 8.0)
+    assert node.asked(WIRE.Question(node.id, "asked", 0, None, 1), 8.0).topic == "asked"
+    assert [(count.topic, count.number) for count in node.all_counts(8.0)] == [("t", 1)]
+
+
+@pytest.mark.parametrize(("tries", "verdict"), [(1, "REFUSED"), (2, "UNCONFIRMED")])
+def test_what_is_refused_together_and_then_alone_has_arrived_only_if_it_was_sent_before(
+    tries: int, verdict: str
+) -> None:
+    node = sender()
+    for _ in range(2):
+        lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    for _ in range(tries - 1):
+        node.pause(1.0)
+        node.resume(None, 1.0)
+        node.load(lane, 1.0)
+    assert not node.landed(lane, REFUSED, 2.0)
+    for _ in range(2):
+        node.load(lane, 2.0)
+        [outcome] = node.landed(lane, REFUSED, 2.0)
+        assert (len(outcome.messages), outcome.verdict.name, outcome.why) == (1, verdict, REFUSED)
+
+
+def test_each_question_is_answered_and_nothing_is_sent_again_that_was_not_missed() -> None:
+    node = sender(history=1000)
+    send(node, "t", 0.0)
+    for first in (1, 1):
+        lane = node.asked(question(node, first), 1.0)
+    assert replies(node, lane) == [WIRE.Reply(1, 1, 1)] * 2
+    assert not lane.has_repairs
+    node.asked(question(node, 0), 2.0)
+    assert [next_frame(node, lane).kind for _ in range(2)] == [WIRE.ANSWER, WIRE.AGAIN]
+
+
+def test_what_comes_on_a_topic_without_listeners_and_an_answer_without_a_gap_are_dropped() -> None:
+    ear = FULL.receiving.Receiver(1.0, 60.0)
+    assert not ear.wants("t", several(0, 1, WIRE.AGAIN))
+    assert not ear.take("t", frame(NODE, 0), 0.0)
+    assert not told(ear, 5, 0.0)
+    ear.overheard(WIRE.Question(NODE, "t", 0, None, 7), 0.0)
+    assert not answer(ear, NODE, 6, 6, (7, 1, 5))
+    ear.listen("t", 0.0)
+    assert not answer(ear, NODE, 6, 6, (7, 1, 5))
+    assert ear.next_due == inf
+
+
+def test_an_answer_tells_of_forged_lost_and_held_messages_whatever_other_replies_are_in_it() -> None:
+    ear = receiver()
+    for number in (0, 5, 6):
+        ear.take("t", frame(NODE, number), 0.0)
+    [gap], _ = ear.due(0.5)
+    assert ear.ask(gap, 7, 0.5).age is None
+    effects = answer(ear, NODE, 6, 6, (99, 0, 0), (7, 1, 5))
+    assert [(type(effect).__name__, effect.topic) for effect in effects] == [
+        ("Bogus", "t"),
+        ("Loss", "t"),
+        ("Delivery", "t"),
+    ]
+    assert (ear.has_gaps("t"), ear._held_bytes) == (False, 0)
+
+
+def test_an_answer_to_others_does_not_prolong_the_wait() -> None:
+    ear = receiver(patience=5.0)
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert not answer(ear, NODE, 6, 6, (99, 1, 5))
+    assert len(ask(ear, 5.9)) == 2
+
+
+def test_gaps_whose_time_is_over_together_are_all_given_up() -> None:
+    ear = receiver(patience=5.0)
+    for node in (origin(1), origin(2)):
+        for number in (0, 5):
+            ear.take("t", frame(node, number), 0.0)
+    gaps, effects = ear.due(6.0)
+    assert (gaps, [type(effect).__name__ for effect in effects]) == ([], ["Loss", "Delivery"] * 2)
+
+
+def test_a_sender_that_goes_on_but_answers_nothing_is_given_up_after_some_questions() -> None:
+    ear = receiver(patience=60.0)
+    ear.take("t", frame(NODE, 0), 0.0)
+    asked: list[Any] = []
+    for number in range(2, 100):
+        now = number / 4
+        ear.take("t", frame(NODE, number), now)
+        gaps, effects = ear.due(now)
+        asked += [ear.ask(gap, number, now) for gap in gaps]
+        if effects:
+            break
+    assert len(asked) == FULL.receiving.TRIES
+
+
+def test_a_sender_that_begins_a_new_count_has_lost_nothing() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert numbers(ear.take("t", several(10, 1, base=10), 1.0)) == [(10, 0)]
+
+
+@pytest.mark.parametrize(("age", "shown"), [(5000, 5000), (2**32, 2**32 - 1)])
+def test_the_age_of_what_is_sent_again_is_told_as_far_as_its_field_reaches(age: int, shown: int) -> None:
+    runs, _ = unpack(WIRE.AGAIN, WIRE.pack_again([WIRE.Run(1, age)], b"[1]"), 1)
+    assert list(runs) == [WIRE.Run(1, shown)]
+
+
+def test_the_numbers_of_several_topics_that_are_told_together_tell_all_losses() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.listen("u", 0.0)
+    for topic in ("t", "u"):
+        ear.take(topic, frame(NODE, 0), 0.0)
+    losses = ear.told(
+        NODE, [WIRE.Count(topic, 0, number, number, 0) for topic, number in (("t", 3), ("u", 4))], True, 1.0
+    )
+    assert [(loss.topic, loss.count) for loss in losses] == [("t", 2), ("u", 3)]
+
+
+def test_the_numbers_of_a_forgotten_topic_are_told_as_long_as_they_are_remembered() -> None:
+    node = sender(load("pure_forgetful", sending={"FEW_TOPICS": 0}))
+    send(node, "t", 0.0)
+    assert list(run(node, 700.0))
+    assert not node.lanes
+    [count] = node.counts(["t"], 700.0)
+    assert (count.topic, count.base, count.number, count.given, count.quiet) == ("t", 0, 1, 1, 600_000)

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 PAUSE = 0.05
 """Seconds that a slow listener takes for a message."""
 
+SUBSCRIBE_ERRORS = ("SubscribeRefusedError", "SubscribeUnconfirmedError", "ClosedError", "NotReadyError")
+UNSUBSCRIBE_ERRORS = ("UnsubscribeError", "ClosedError", "NotReadyError")
+"""Errors that the calls may end in."""
+
 
 class Listening:
     """What a node does as a receiver."""
@@ -53,7 +57,7 @@ class Listening:
                 self.world.model.note("listens", name)
         except Exception as error:
             ear.gone = ear.left = loop.time()
-            self.world.model.note("does not listen", name, type(error).__name__)
+            self._failed("subscribe", ear, cancel, error, SUBSCRIBE_ERRORS)
 
     async def _pull(self, ear: Ear) -> None:
         try:
@@ -109,5 +113,13 @@ class Listening:
             async with asyncio.timeout(cancel or None):
                 await self.connector.unsubscribe(ear.topic, listener)
         except Exception as error:
-            self.world.model.note("could not unsubscribe", name, type(error).__name__)
+            self._failed("unsubscribe", ear, cancel, error, UNSUBSCRIBE_ERRORS)
         ear.gone = loop.time()
+
+    def _failed(self, call: str, ear: Ear, cancel: float, error: Exception, expected: tuple[str, ...]) -> None:
+        kind = type(error).__name__
+        self.world.model.note(f"could not {call}", ear.name, kind)
+        if kind == "SubscribeRefusedError" and (self.name, ear.topic) not in self.world.model.refusals:
+            self.world.model.fault("E1", f"{ear.name}: the broker refused nothing: {error!r}", node=self.name)
+        if kind not in expected and not (cancel and kind == "TimeoutError"):
+            self.world.model.fault("E1", f"{ear.name}: {call}() raised {error!r}", node=self.name)

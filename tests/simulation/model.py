@@ -87,6 +87,8 @@ class Model:
         """The beginning of a frame of each node: it holds the id by which others report it."""
         self.away: dict[str, list[float]] = {}
         self.exempt: set[tuple[str, str]] = set()
+        self.refusals: set[tuple[str, str]] = set()
+        """By node and topic: subscriptions that the broker has refused at least once."""
         self.limited: set[str] = set()
         """Nodes that could not send all of it again: they were away for too long, or the broker took only small frames."""
         self.deliveries = 0
@@ -189,6 +191,7 @@ class Model:
     def refused(self, node: str, topic: str, how: str) -> None:
         """Record that the broker refused a subscription: a node that listens already may hear nothing any more."""
         self.note("refused to subscribe", node, topic, how)
+        self.refusals.add((node, topic))
         listens = any((ear.node, ear.topic) == (node, topic) and ear.live and not ear.gone for ear in self.ears)
         if how == "refused" and listens:
             self.exempt.add((node, topic))

@@ -64,7 +64,7 @@ class SimTransport:
         self.gone = False
         self._number = 0
         self._waiting: dict[int, asyncio.Future[object]] = {}
-        self._has_receipts = self.node[-1] in "13579"
+        self._kind = int(self.node[-1]) % 3
         self._receipts: dict[int, Any] = {}
         self.all.append(self)
 
@@ -89,9 +89,11 @@ class SimTransport:
         await self._ask("ping", "")
 
     def publish(self, topic: str, payload: bytes) -> Awaitable[None]:
-        """Publish as a coroutine, or with a receipt: by one in two nodes each."""
-        if not self._has_receipts:
+        """Publish as a coroutine, with a future, or with a receipt: by one in three nodes each."""
+        if self._kind == 0:
             return self._publish(topic, payload)
+        if self._kind == 2:
+            return asyncio.ensure_future(self._publish(topic, payload))
         self._number += 1
         self._send("publish", topic, payload)
         receipt = self._receipts[self._number] = self.subject.contract.Receipt()
