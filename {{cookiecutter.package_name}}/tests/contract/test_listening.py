@@ -346,6 +346,7 @@ async def test_too_many_bytes_are_dropped_like_too_many_messages_and_told_once(n
 
 @pytest.mark.clause("M11")
 async def test_each_episode_of_slowness_is_told(node: MakeNode, topic: str) -> None:
+    started = asyncio.get_running_loop().time()
     publisher, subscriber = await node(), await node(noisy=True, max_pending_messages=5)
     got, quick = Log(), Log()
     gates = [asyncio.Event(), asyncio.Event()]
@@ -366,4 +367,4 @@ async def test_each_episode_of_slowness_is_told(node: MakeNode, topic: str) -> N
     assert got.items == [0, *range(25, 30), 1000, *range(1025, 1030)]
     await subscriber.close()
     assert sum_of(subscriber, contract.SlowListenerError) == 2 * 24
-    assert 2 <= len(subscriber.errors.items) <= 4
+    assert 2 <= len(subscriber.errors.items) <= 4 + asyncio.get_running_loop().time() - started  # one a second
