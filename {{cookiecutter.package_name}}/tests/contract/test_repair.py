@@ -214,6 +214,7 @@ async def test_a_second_listener_waits_for_a_repair_and_then_misses_nothing(
     subscriber: Node = await node(noisy=True, **through)
     first, late = Log(), Log()
     await subscriber.subscribe(topic, first)
+    await publisher.subscribe(f"{topic}-other", Log())  # of which it tells: so it is one of those that are waited for
     await publisher.publish(topic, "before")
     await first.count(1)
     await proxy.refuse()
