@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, entry_points, version
@@ -145,7 +146,7 @@ def badge_of(report: Conformance) -> str:
 
 
 def markdown(report: Conformance) -> str:
-    """Return the report as a page: levels first, clauses, exceptions, figures."""
+    """Return the report as a page: levels first, then figures, exceptions, and each clause."""
     clients = ", ".join(f"{name} {number}" for name, number in report.clients.items())
     facts = {
         "connector": f"{report.connector}, {report.package} {report.version}",
@@ -159,7 +160,18 @@ def markdown(report: Conformance) -> str:
         lines += [f"**A part of the tests only: {plain(report.part)}.**", ""]
     lines += _table(["level", "reached", "lacking"], [_level(level) for level in report.levels])
     lines += _table(["what", "which"], [[name, plain(text)] for name, text in facts.items()])
-    lines += ["## Clauses", ""]
+    lines += ["## Figures", ""]
+    lines += _table(["figure", "median"], [[plain(each.text), _amount(each)] for each in report.figures])
+    lines += ["## Exceptions", ""]
+    exceptions = [
+        f"- `{key}`: {plain(reason)}{' **It works all the same.**' if key in report.needless_exceptions else ''}"
+        for key, reason in report.exceptions.items()
+    ]
+    lines += [*(exceptions or ["None is declared."]), "", "## Simulated", ""]
+    told = f"Only a transport that was made to misbehave proves this: {', '.join(report.simulated)}."
+    lines += [told if report.simulated else "Nothing: all was proved on the broker.", ""]
+    words = Counter(each.verdict for each in report.clauses)
+    lines += ["## Clauses", "", "; ".join(f"{count} {word}" for word, count in words.items()) + ".", ""]
     for letter, title in CHAPTERS.items():
         rows = [
             [
@@ -173,20 +185,11 @@ def markdown(report: Conformance) -> str:
             if each.id[0] == letter
         ]
         lines += [f"### {title}", "", *_table(["clause", "verdict", "what it says", "tests", "seconds"], rows)]
-    lines += ["## Exceptions", ""]
-    exceptions = [
-        f"- `{key}`: {plain(reason)}{' **It works all the same.**' if key in report.needless_exceptions else ''}"
-        for key, reason in report.exceptions.items()
-    ]
-    lines += [*(exceptions or ["None is declared."]), "", "## Simulated", ""]
-    told = f"Only a transport that was made to misbehave proves this: {', '.join(report.simulated)}."
-    lines += [told if report.simulated else "Nothing: all was proved on the broker.", "", "## Figures", ""]
-    lines += _table(["figure", "median"], [[plain(each.text), _amount(each)] for each in report.figures])
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _level(level: LevelLine) -> list[str]:
-    lacking = ", ".join(MATTERS.get(each, each) for each in level.lacking)
+    lacking = "; ".join(MATTERS.get(each, each) for each in level.lacking)
     return [f"**{level.name}**: {level.text}", "yes" if level.reached else "no", plain(lacking) or "nothing"]
 
 

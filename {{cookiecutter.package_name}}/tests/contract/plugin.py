@@ -1,6 +1,7 @@
 """The fixtures of the pack."""
 
 import asyncio
+import inspect
 import os
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from ..broker import Broker
 from ..subject import BrokerTransport, Connector, Settings
@@ -58,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     folder = TemporaryDirectory()
     config.add_cleanup(folder.cleanup)
     set_hypothesis_home_dir(folder.name)
-    hypothesis.settings.register_profile("pack", database=None)
+    hypothesis.settings.register_profile("pack", database=None, deadline=None)
     hypothesis.settings.load_profile("pack")
 
 
@@ -113,12 +114,16 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 @pytest.fixture(scope="session")
 def given(request: pytest.FixtureRequest) -> Settings:
     """The settings with which the tests connect: the `settings` fixture's, at the url that the environment names."""
-    if not Elsewhere.url:
-        settings = cast(Settings, request.getfixturevalue("settings"))
-    elif blanks.is_written("settings"):
-        settings = altered(request.getfixturevalue("settings"), url=Elsewhere.url)
-    else:
-        settings = Settings(url=SecretStr(Elsewhere.url))
+    try:
+        if not Elsewhere.url:
+            settings = cast(Settings, request.getfixturevalue("settings"))
+        elif blanks.is_written("settings"):
+            settings = altered(request.getfixturevalue("settings"), url=Elsewhere.url)
+        else:
+            settings = Settings(url=SecretStr(Elsewhere.url))
+    except ValidationError as error:
+        source = f"the url in {TEST_URL}" if Elsewhere.url else "tests/settings.py"
+        give_up(request.config, f"The settings of the tests cannot be used, because of {source}: {error}")
     if not (blanks.is_written("publish") and blanks.is_written("subscribe")):
         BrokerTransport.keeps_messages = True  # so that nodes do without the control topic as long as they have to
     if blanks.is_written("connect"):
@@ -139,7 +144,8 @@ async def try_to_connect(config: pytest.Config, settings: Settings) -> None:
         await connector.connect()
     except Exception as error:
         cause = error.__cause__
-        where = traceback.extract_tb(cause.__traceback__)[-1:] if cause else []
+        frames = traceback.extract_tb(cause.__traceback__) if cause else []
+        where = [frame for frame in frames if frame.filename == inspect.getfile(BrokerTransport)][-1:]
         place = "".join(f" Raised at {place_of(frame)}." for frame in where)
         give_up(
             config,

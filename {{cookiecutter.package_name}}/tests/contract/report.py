@@ -12,7 +12,7 @@ from . import conformance
 from .blanks import TEST_URL, open_blanks
 from .brief import Brief
 from .clauses import CHAPTERS, CLAUSES, FIGURES
-from .selection import DECLARED, selected_by
+from .selection import DECLARED, asked_for, selected_by
 from .server import Missing
 from .verdicts import (
     EXCUSED,
@@ -48,7 +48,7 @@ _COLOURS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RESULTS] = Results(part=selected_by(config))
+    config.stash[RESULTS] = Results(part=selected_by(config), asked=asked_for(config))
     config.pluginmanager.register(Recorder(config))
     if config.option.tbstyle == "auto":
         config.option.tbstyle = "native"  # is replaced by `in_brief`
@@ -76,7 +76,7 @@ def pytest_runtest_makereport(
 
 def _first_line(error: BaseException) -> str:
     """Return the beginning of what an error says."""
-    return "".join(traceback.format_exception_only(error)).partition("\n")[0].removeprefix("Failed: ")[:300]
+    return " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: ")[:300]
 
 
 def _skip(report: pytest.TestReport, item: pytest.Item, reason: str) -> None:
@@ -102,6 +102,8 @@ class Recorder:
                 proof.simulated = tuple(text.split())
             elif name == "real":
                 proof.real = True
+            elif name == "rank":
+                proof.rank = int(text)
             elif name == "matters":
                 proof.matters = tuple(text.split())
             elif name == "declared":

@@ -44,6 +44,17 @@ def clauses_of(item: pytest.Item) -> list[str]:
     return [clause for marker in item.iter_markers("clause") for clause in marker.args]
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have `-k M3` find the tests of a clause."""
+    item.extra_keyword_matches.update(clauses_of(item))
+
+
+def asked_for(config: pytest.Config) -> frozenset[str]:
+    """Return the clauses of which all tests are selected, where a part is."""
+    wanted = _wanted(config)
+    return frozenset(wanted if selected_by(config) == f"--clause {config.option.clause}" else ())
+
+
 def selected_by(config: pytest.Config) -> str:
     """Return what selects a part of the tests, if something does."""
     option = config.option
@@ -63,7 +74,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         clauses = clauses_of(item)
         _note(item, clauses)
-        needs = [need for clause in clauses for need in CLAUSES[clause].needs]
+        needs = [need for clause in clauses if clause in CLAUSES for need in CLAUSES[clause].needs]
         needs += ["close"] if {"wire", "make_wire"} & set(getattr(item, "fixturenames", ())) else []
         needs += ALL if item.get_closest_marker("figure") else []
         callspec = getattr(item, "callspec", None)
@@ -93,14 +104,15 @@ def is_basic(item: pytest.Item) -> bool:
 
 
 def _rank(item: pytest.Item) -> int:
-    """Return the place of a test among the groups: the basic ones in their order, all others, figures."""
-    basic = item.get_closest_marker("basic")
-    return basic.args[0] if basic else 1000 if item.get_closest_marker("figure") else 100
+    """Return the place of a test among the groups: the basic ones in their order, the bare transport, all others, figures."""
+    if basic := item.get_closest_marker("basic"):
+        return int(basic.args[0])
+    return 1000 if item.get_closest_marker("figure") else 50 if item.path.name == "test_transport.py" else 100
 
 
 def _note(item: pytest.Item, clauses: list[str]) -> None:
     """Have the reports of a test say what it is about, also where they are read in another process."""
-    item.user_properties.append(("clauses", " ".join(clauses)))
+    item.user_properties += [("clauses", " ".join(clauses)), ("rank", _rank(item))]
     for marker in item.iter_markers("simulated"):
         item.user_properties.append(("simulated", " ".join(marker.args)))
     if item.get_closest_marker("real") or item.path.name == "test_broker.py":

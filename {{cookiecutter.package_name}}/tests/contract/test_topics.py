@@ -44,6 +44,8 @@ LITERAL_TOPICS = [
     "a%20b",
     "a b",
     "line\nbreak",
+    "line\r\nbreak",
+    "a\r",
     "tab\t",
     "\u00fc\u00df\u4f60\U0001f600",
     "e\u0301",
@@ -58,6 +60,7 @@ LITERAL_TOPICS = [
     "_",
     "-",
     "\x00",
+    "a\x00b",
     Topic.RECORD,
     "record",
 ]

@@ -1,9 +1,10 @@
 """What the transport does by itself: behind it, numbers and repair would make good what is wrong."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from statistics import median
 from typing import Any
 
 import pytest
@@ -47,6 +48,20 @@ async def test_every_payload_reaches_every_subscriber_once_and_in_order(make_wir
         assert [len(payload) for _, payload in arrived[:-1]] == [len(payload) for payload in payloads]
 
 
+@pytest.mark.clause("M7")
+async def test_what_comes_all_at_once_comes_in_order(
+    make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    sender, receiver = await make_wire(), await make_wire(**through, heartbeat=10 * PATIENCE)
+    await receiver.transport.subscribe(topic)
+    payloads = [(topic, b"%d" % number) for number in range(50)]
+    proxy.mute()
+    for _, payload in payloads:
+        await sender.transport.publish(topic, payload)
+    await proxy.heal()
+    assert await receiver.payloads.count(50) == payloads
+
+
 @pytest.mark.clause("L4")
 @pytest.mark.parametrize("state", ["connected", "never connected", "cut"])
 async def test_a_transport_closes_without_an_error(
@@ -63,6 +78,7 @@ async def test_a_transport_closes_without_an_error(
         await wire.transport.close()
 
 
+@pytest.mark.basic(7)
 @pytest.mark.clause("M3")
 async def test_what_is_sent_right_after_a_subscription_arrives(make_wire: MakeWire, topic: str) -> None:
     sender, receiver = await make_wire(), await make_wire()
@@ -85,7 +101,7 @@ async def test_a_lone_payload_is_not_kept_waiting(make_wire: MakeWire, topic: st
         await sender.transport.publish(topic, b"alone")
         await receiver.payloads.count(number + 1)
         times.append(time.perf_counter() - started)
-    assert statistics.median(times) < 0.1, "does the client wait for more before it sends, or between two looks?"
+    assert median(times) < 0.1, "does the client wait for more before it sends, or between two looks?"
 
 
 @pytest.mark.clause("M5")
@@ -106,18 +122,19 @@ async def test_two_nodes_in_one_process_are_strangers(node: MakeNode, topic: str
 
 
 @pytest.mark.clause("R1")
+@pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
 async def test_the_end_of_a_connection_is_told_at_once(
-    make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str
+    make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str, reset: bool
 ) -> None:
     times = []
     for _ in range(3):
         wire = await make_wire(**through, heartbeat=10 * PATIENCE)
         await wire.transport.subscribe(topic)
         started = time.perf_counter()
-        await proxy.cut()
+        await proxy.cut(reset=reset)
         await wire.losses.count(1)
         times.append(time.perf_counter() - started)
-    assert min(times) < 0.3
+    assert median(times) < 0.3
 
 
 @pytest.mark.timeout(15)
@@ -126,16 +143,19 @@ async def test_the_end_of_a_connection_is_told_at_once(
 async def test_a_broker_that_does_not_answer_keeps_the_loop_from_nothing(
     make_wire: MakeWire, proxy: Proxy, through: dict[str, Any], topic: str, method: str
 ) -> None:
-    wire = await make_wire(**through, heartbeat=10 * PATIENCE)
-    await wire.transport.subscribe(topic)
-    calls: dict[str, Callable[[], Awaitable[object]]] = {
-        "publish": lambda: wire.transport.publish(topic, b"unanswered"),
-        "subscribe": lambda: wire.transport.subscribe(f"{topic}-too"),
-        "unsubscribe": lambda: wire.transport.unsubscribe(topic),
-        "ping": wire.transport.ping,
-    }
-    proxy.mute()
-    call = asyncio.ensure_future(longest_pause(calls[method]()))
-    await asyncio.wait((call,), timeout=0.3)
-    await proxy.heal()
-    assert await call < 0.25, f"`{method}` blocks: does it wait without `await`?"
+    gaps: list[float] = []
+    while not gaps or (gaps[-1] >= 0.25 and len(gaps) < 3):
+        transport = (await make_wire(**through, heartbeat=10 * PATIENCE)).transport
+        await transport.subscribe(topic)
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "publish": partial(transport.publish, topic, b"unanswered"),
+            "subscribe": partial(transport.subscribe, f"{topic}-too"),
+            "unsubscribe": partial(transport.unsubscribe, topic),
+            "ping": transport.ping,
+        }
+        proxy.mute()
+        call = asyncio.ensure_future(longest_pause(calls[method]()))
+        await asyncio.wait((call,), timeout=0.3)
+        await proxy.heal()
+        gaps.append(await call)
+    assert min(gaps) < 0.25, f"`{method}` blocks: does it wait without `await`?"

@@ -15,6 +15,9 @@ HOLDS, SIMULATED, IN_PART = "holds", "holds (simulated)", "in part"
 EXCUSED, NOT_RUN, WAITING, FAILS = "not applicable", "not run", "waits", "FAILS"
 VERDICTS = (HOLDS, SIMULATED, IN_PART, EXCUSED, NOT_RUN, WAITING, FAILS)
 
+BLANKS = "test_every_blank_is_filled_in"
+"""Whose failure says no more than which blank is next."""
+
 _RANK = ("passed", "skipped", "failed")
 
 
@@ -30,6 +33,8 @@ class Proof:
     """Whether it is a test of this broker, which proves what others can only simulate."""
     matters: tuple[str, ...] = ()
     """What of `MATTERS` it proves."""
+    rank: int = 0
+    """Its place among the groups of tests: what others rest on has a lower one."""
     declared: str = ""
     """The key in `Broker.not_applicable` that excuses it, if it was run all the same."""
     outcome: str = "passed"
@@ -53,6 +58,8 @@ class Results:
     """Which broker the tests talked to."""
     part: str = ""
     """What selected a part of the tests, if something did."""
+    asked: frozenset[str] = frozenset()
+    """The clauses of which all tests were selected, if a part was."""
 
     def proof(self, test: str) -> Proof:
         """Return the proof of a test, which is made when it is first asked for."""
@@ -64,8 +71,9 @@ class Results:
         return list(dict.fromkeys(reason.removeprefix(MISSING) for reason in reasons))
 
     def failed(self) -> list[Proof]:
-        """Return the tests that failed, in the order in which they ran."""
-        return [proof for proof in self.proofs.values() if proof.outcome == "failed"]
+        """Return the tests that failed: first what others rest on, and what waited in vain after what was told at once."""
+        failed = [proof for proof in self.proofs.values() if proof.outcome == "failed"]
+        return sorted(failed, key=lambda proof: (proof.rank, proof.reason.startswith("waited ")))
 
     def needless(self) -> list[str]:
         """Return the keys of `Broker.not_applicable` whose tests all pass."""
@@ -98,6 +106,8 @@ def verdict_of(clause: str, results: Results) -> Verdict:
         if any(proof.declared == key for proof in proofs)
     ]
     word, remark, counts = _judge(clause, proofs, set(results.needless()))
+    if word in (HOLDS, SIMULATED) and results.part and clause not in results.asked:
+        word, remark, counts = IN_PART, "not all of its tests were selected", False
     remark = "; ".join(filter(None, [remark, *needless]))
     return Verdict(word, remark, len(proofs), sum(proof.seconds for proof in proofs), counts)
 
@@ -162,12 +172,13 @@ def _is_proved(matter: str, proofs: Iterable[Proof]) -> bool:
 
 def next_step(results: Results, blank: str, how_else: str) -> str:
     """Return what to do next; `blank` is the first one that is open, `how_else` how to name a broker instead."""
-    if blank:
-        return f"Next: {blank}. Then run this again."
+    failed = [proof for proof in results.failed() if not proof.test.endswith(f"::{BLANKS}")]
     if (missing := results.missing()) and not results.broker:
         return f"Next: there is no broker to test with: {missing[0]}; or set {how_else}."
-    if failed := results.failed():
+    if failed:
         return f"Next: {failed[0].test} failed: {failed[0].reason}"
+    if blank:
+        return f"Next: {blank}. Then run this again."
     if needless := results.needless():
         return f"Next: remove {needless[0]} from Broker.not_applicable in tests/broker.py: it works."
     words = {clause: verdict_of(clause, results).word for clause in CLAUSES}
