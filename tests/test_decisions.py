@@ -1,6 +1,6 @@
 """Decisions about numbers that random runs come to seldom, or that others make good: each by itself."""
 
-from itertools import chain
+from itertools import chain, pairwise
 from math import inf
 from typing import Any
 
@@ -11,6 +11,7 @@ from test_model import FULL, answer, ask, frame, origin, receiver, run, send, se
 NODE = origin(1)
 WIRE = FULL.wire
 REFUSED = FULL.sending.PublishRefusedError("no")
+FORGETFUL = load("pure_forgetful", sending={"FEW_TOPICS": 0})
 
 
 def several(number: int, count: int, kind: int = WIRE.MESSAGES, base: int = 0) -> Any:
@@ -36,8 +37,8 @@ def replies(node: Any, lane: Any) -> list[Any]:
     return list(WIRE.unpack_answer(next_frame(node, lane)).replies)
 
 
-def told(ear: Any, number: int, now: float) -> list[Any]:
-    return list(ear.told(NODE, [WIRE.Count("t", 0, number, number, 0)], True, now))
+def told(ear: Any, number: int, now: float, answers: bool = True) -> list[Any]:
+    return list(ear.told(NODE, [WIRE.Count("t", 0, number, number, 0)], answers, now))
 
 
 def numbers(effects: list[Any]) -> list[tuple[int, int]]:
@@ -135,7 +136,7 @@ def test_what_is_on_its_way_is_owed_to_who_was_there_when_it_was_sent() -> None:
     node = sender()
     lane = node.add("t", b"1", 5.0, 15.0, None)
     node.load(lane, 5.0)
-    assert (lane.owed_since(4.0), lane.owed_since(6.0)) == (0, 1)
+    assert [lane.owed_since(time) for time in (4.0, 5.0, 6.0)] == [0, 0, 1]
 
 
 def test_repairs_come_a_chunk_at_a_time_and_take_turns_with_messages() -> None:
@@ -152,7 +153,8 @@ def test_repairs_come_a_chunk_at_a_time_and_take_turns_with_messages() -> None:
     kinds = [each.kind for each in frames]
     assert kinds[:5] == [WIRE.ANSWER, WIRE.MESSAGES, WIRE.AGAIN, WIRE.MESSAGES, WIRE.AGAIN]
     assert kinds.count(WIRE.AGAIN) == FULL.sending.CHUNK
-    assert kinds.count(WIRE.ANSWER) == 2, "the end of the chunk is told"
+    answers = [(each.count, WIRE.unpack_answer(each).goes_on) for each in frames if each.kind == WIRE.ANSWER]
+    assert answers == [(0, True), (0, False)], "the end of the chunk is told"
 
 
 def test_what_is_sent_again_is_for_those_who_know_the_sender() -> None:
@@ -180,6 +182,8 @@ def test_of_frames_that_overlap_each_message_is_delivered_once() -> None:
     assert numbers(ear.take("t", several(1, 2), 0.0)) == [(1, 1)]
     ear.take("t", several(4, 2), 0.0)
     assert numbers(ear.take("t", several(3, 2, WIRE.AGAIN), 0.0)) == [(3, 0), (4, 1)]
+    ear.take("t", several(7, 1), 0.0)
+    assert numbers(ear.take("t", several(6, 2, WIRE.AGAIN), 0.0)) == [(6, 0)]
 
 
 def test_an_answer_to_another_nodes_question_proves_no_forgery_since_it_may_be_older_than_what_was_heard() -> None:
@@ -283,7 +287,8 @@ def test_ages_fit_their_messages(runs: list[int], count: int) -> None:
 
 
 def test_what_any_node_can_say_is_read() -> None:
-    for kind, word in ((WIRE.CONTROL, claim()), (WIRE.CONTROL, doubt(age=0)), (WIRE.ANSWER, reply(2, 5))):
+    claims = (claim(), claim(base=2), claim(given=WIRE.LARGEST_NUMBER))
+    for kind, word in (*((WIRE.CONTROL, each) for each in (*claims, doubt(age=0))), (WIRE.ANSWER, reply(2, 5))):
         assert unpack(kind, WIRE.pack_body(word)) == word
 
 
@@ -349,7 +354,10 @@ def test_what_comes_after_it_was_reported_as_lost_is_dropped() -> None:
     assert numbers(ear.take("t", frame(NODE, 6), 2.0)) == [(6, 0)]
 
 
-def test_a_sender_that_has_what_is_missing_is_asked_for_it_less_and_less_often_and_then_given_up() -> None:
+@pytest.mark.parametrize(("goes_on", "quarters"), [(True, [1, 2, 3]), (False, [0, 2, 3])])
+def test_a_sender_that_has_what_is_missing_is_asked_for_it_less_and_less_often_and_then_given_up(
+    goes_on: bool, quarters: list[int]
+) -> None:
     ear = receiver(patience=10.0)
     for number in (0, 5):
         ear.take("t", frame(NODE, number), 0.0)
@@ -360,12 +368,12 @@ def test_a_sender_that_has_what_is_missing_is_asked_for_it_less_and_less_often_a
         for gap in gaps:
             asked.append(now)
             ear.ask(gap, len(asked), now)
-            body = WIRE.pack_body(WIRE.Answer([WIRE.Reply(len(asked), 1, 1)], 6, True))
+            body = WIRE.pack_body(WIRE.Answer([WIRE.Reply(len(asked), 1, 1)], 6, goes_on))
             said = WIRE.unpack(WIRE.pack(1, WIRE.ANSWER, NODE, 6, 0, 0, WIRE.ANSWERS, body))
             assert not ear.answered("t", said, WIRE.unpack_answer(said), now)
     assert done == ["Loss", "Delivery"]
-    assert len(asked) == FULL.receiving.VAIN
-    assert asked[-1] - asked[-2] >= 1.0
+    waits = [round(4 * (later - sooner)) for sooner, later in pairwise(asked)]
+    assert waits == [*quarters, *[4] * (FULL.receiving.VAIN - 4)]
 
 
 def test_a_sender_that_comes_back_again_and_again_is_not_taken_for_one_that_does_not_answer() -> None:
@@ -386,25 +394,27 @@ def test_where_nobody_can_be_asked_a_message_on_its_way_is_not_counted_as_done()
     assert numbers(ear.take("t", frame(NODE, 7), 1.0)) == [(7, 0)]
 
 
-def test_what_the_broker_takes_no_more_is_not_promised() -> None:
+@pytest.mark.parametrize(("size", "kept"), [(1000, 0), (1001, 1)])
+def test_what_the_broker_takes_no_more_is_not_promised(size: int, kept: int) -> None:
     node = sender(history=100_000)
-    send(node, "t", 0.0, b'"' + b"x" * 5000 + b'"')
+    send(node, "t", 0.0, b"1" * (size - len(b"[]")))
     send(node, "t", 0.0)
     node.pause(1.0)
-    node.resume(1000, 2.0)
+    node.resume(1000 + WIRE.overhead(0), 2.0)
     lane = node.asked(question(node, 0), 3.0)
-    assert replies(node, lane) == [WIRE.Reply(1, 0, 1)]
+    assert replies(node, lane) == [WIRE.Reply(1, 0, kept)]
 
 
-def test_a_wrong_number_that_was_taken_is_mended_by_the_senders_word() -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_wrong_number_that_was_taken_is_mended_by_the_senders_word(number: int) -> None:
     ear = receiver()
     ear.take("t", frame(NODE, 0), 0.0)
     ear.take("t", several(1, 9), 0.0)
-    told(ear, 1, 1.0)
+    told(ear, number, 1.0)
     [gap], _ = ear.due(2.0)
     ear.ask(gap, 7, 2.0)
-    answer(ear, NODE, 1, 1, (7, 1, 1))
-    assert numbers(ear.take("t", frame(NODE, 1), 3.0)) == [(1, 0)]
+    assert not answer(ear, NODE, number, number, (7, number, number))
+    assert numbers(ear.take("t", frame(NODE, number), 3.0)) == [(number, 0)]
 
 
 def test_another_nodes_question_puts_ours_off_once_and_its_answer_will_do() -> None:
@@ -527,6 +537,7 @@ def test_a_node_that_leaves_tells_what_it_has_not_told_for_the_last_time() -> No
     send(node, "t", 8.0)
     assert node.asked(WIRE.Question(node.id, "asked", 0, None, 1), 8.0).topic == "asked"
     assert [(count.topic, count.number) for count in node.all_counts(8.0)] == [("t", 1)]
+    assert [count.topic for count in node.counts(["told", "asked"], 8.0)] == ["told"]
 
 
 @pytest.mark.parametrize(("tries", "verdict"), [(1, "REFUSED"), (2, "UNCONFIRMED")])
@@ -557,6 +568,9 @@ def test_each_question_is_answered_and_nothing_is_sent_again_that_was_not_missed
     assert not lane.has_repairs
     node.asked(question(node, 0), 2.0)
     assert [next_frame(node, lane).kind for _ in range(2)] == [WIRE.ANSWER, WIRE.AGAIN]
+    node.add("t", b"1", 3.0, 8.0, None)
+    assert [next_frame(node, lane).kind for _ in range(2)] == [WIRE.ANSWER, WIRE.MESSAGES]
+    assert not lane.has_repairs
 
 
 def test_what_comes_on_a_topic_without_listeners_and_an_answer_without_a_gap_are_dropped() -> None:
@@ -573,14 +587,15 @@ def test_what_comes_on_a_topic_without_listeners_and_an_answer_without_a_gap_are
 
 def test_an_answer_tells_of_forged_lost_and_held_messages_whatever_other_replies_are_in_it() -> None:
     ear = receiver()
-    for number in (0, 5, 6):
+    for number in (0, 4, 5, 6):
         ear.take("t", frame(NODE, number), 0.0)
     [gap], _ = ear.due(0.5)
     assert ear.ask(gap, 7, 0.5).age is None
-    effects = answer(ear, NODE, 6, 6, (99, 0, 0), (7, 1, 5))
+    effects = answer(ear, NODE, 6, 6, (99, 0, 0), (7, 1, 4))
     assert [(type(effect).__name__, effect.topic) for effect in effects] == [
         ("Bogus", "t"),
         ("Loss", "t"),
+        ("Delivery", "t"),
         ("Delivery", "t"),
     ]
     assert (ear.has_gaps("t"), ear._held_bytes) == (False, 0)
@@ -603,13 +618,23 @@ def test_gaps_whose_time_is_over_together_are_all_given_up() -> None:
     assert (gaps, [type(effect).__name__ for effect in effects]) == ([], ["Loss", "Delivery"] * 2)
 
 
-def test_a_sender_that_goes_on_but_answers_nothing_is_given_up_after_some_questions() -> None:
+@pytest.mark.parametrize(
+    "go_on",
+    [
+        lambda ear, number, now: ear.take("t", frame(NODE, number), now),
+        told,
+        lambda ear, number, now: answer(ear, NODE, number, number, (0, 1, 1)),
+    ],
+    ids=["sends", "tells", "answers others"],
+)
+def test_a_sender_that_goes_on_but_answers_nothing_is_given_up_after_some_questions(go_on: Any) -> None:
     ear = receiver(patience=60.0)
-    ear.take("t", frame(NODE, 0), 0.0)
+    for number in (0, 2):
+        ear.take("t", frame(NODE, number), 0.0)
     asked: list[Any] = []
-    for number in range(2, 100):
+    for number in range(3, 100):
         now = number / 4
-        ear.take("t", frame(NODE, number), now)
+        go_on(ear, number, now)
         gaps, effects = ear.due(now)
         asked += [ear.ask(gap, number, now) for gap in gaps]
         if effects:
@@ -643,9 +668,237 @@ def test_the_numbers_of_several_topics_that_are_told_together_tell_all_losses() 
 
 
 def test_the_numbers_of_a_forgotten_topic_are_told_as_long_as_they_are_remembered() -> None:
-    node = sender(load("pure_forgetful", sending={"FEW_TOPICS": 0}))
+    node = sender(FORGETFUL)
     send(node, "t", 0.0)
+    next_frame(node, node.asked(WIRE.Question(node.id, "asked", 0, None, 1), 0.0), 0.0)
     assert list(run(node, 700.0))
     assert not node.lanes
-    [count] = node.counts(["t"], 700.0)
+    [count] = node.counts(["t", "asked"], 700.0)
     assert (count.topic, count.base, count.number, count.given, count.quiet) == ("t", 0, 1, 1, 600_000)
+
+
+def test_a_topic_is_not_forgotten_while_an_answer_is_on_its_way() -> None:
+    node = sender(FORGETFUL)
+    send(node, "t", 0.0)
+    node.load(node.asked(question(node, 1), 599.0), 599.0)
+    assert list(run(node, 700.0))
+    assert "t" in node.lanes
+
+
+def test_what_waits_is_sent_on_the_next_connection_whatever_else_was_due_before() -> None:
+    node = sender()
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.pause(1.0)
+    node.due(2.0)
+    assert node.resume(None, 3.0) == [lane]
+
+
+def test_what_is_due_comes_a_portion_at_a_time() -> None:
+    node, many = sender(), FULL.sending.AT_A_TIME
+    for index in range(many + 1):
+        send(node, str(index), 0.0)
+        node.add("t", b"1", 0.0, 1.5, None)
+    assert [len(node.due(1.0).told) for _ in range(3)] == [many, 1, 0]
+    portions = [node.due(1.5).outcomes for _ in range(3)]
+    assert [[len(outcome.messages) for outcome in portion] for portion in portions] == [[many], [1], []]
+
+
+def test_a_message_that_is_given_up_tells_its_last_failure() -> None:
+    node, trouble = sender(), OSError("trouble")
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    node.landed(lane, trouble, 1.0)
+    [outcome] = node.due(5.0).outcomes
+    assert (outcome.verdict.name, outcome.why) == ("UNCONFIRMED", trouble)
+
+
+def test_a_number_is_told_with_the_time_since_a_message_was_handed_to_the_broker() -> None:
+    node = sender()
+    send(node, "t", 1.0)
+    assert node.count(node.lanes["t"], 8.0).quiet == 7000
+
+
+@pytest.mark.parametrize(("age", "start"), [(9_000_000, 0), (8_999_999, 1)])
+def test_a_newcomer_gets_what_was_sent_since_it_listens(age: int, start: int) -> None:
+    node = sender(history=1000)
+    send(node, "t", 0.0)
+    [reply] = replies(node, node.asked(question(node, 0, age), 9.0))
+    assert reply.start == start
+
+
+def test_what_is_sent_again_is_joined_up_to_a_limit_but_not_over_a_hole() -> None:
+    node = sender(load("pure_joined", sending={"JOINED_MESSAGES": 3}), history=1000)
+    for now in range(5):
+        send(node, "t", float(now))
+    node.add("t", b"1", 5.0, 5.0, None)
+    node.due(5.0)
+    for now in (6, 7):
+        send(node, "t", float(now))
+    lane = node.asked(question(node, 1), 9.0)
+    _, *again = [next_frame(node, lane) for _ in range(4)]
+    ages = [[run.age for run in WIRE.unpack_again(each)[0]] for each in again]
+    assert [(each.number, each.count) for each in again] == [(1, 3), (4, 1), (6, 2)]
+    assert ages == [[8000, 7000, 6000], [5000], [3000, 2000]]
+
+
+def test_what_is_sent_again_together_is_no_larger_than_the_broker_takes() -> None:
+    node = sender(history=10_000)
+    node.resume(1000, 0.0)
+    for now in range(100):
+        send(node, "t", float(now), b"1" * 50)
+    lane = node.asked(question(node, 0), 100.0)
+    sizes = []
+    while lane.has_repairs:
+        payload, _ = node.load(lane, 100.0)
+        node.landed(lane, None, 100.0)
+        sizes.append(len(payload))
+    assert 900 < max(sizes) <= 1000
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_control_frame_says_whether_its_node_answers_and_has_no_numbers(answers: bool) -> None:
+    node = sender()
+    node.answers = answers
+    word = WIRE.unpack(node.pack_control("t", WIRE.Control()))
+    assert word.flags == (WIRE.ANSWERS if answers else 0)
+    assert (word.serialization, word.number, word.base, word.count) == (0, 0, 0, 0)
+
+
+def test_a_number_that_is_told_on_its_own_topic_is_signed_for_it() -> None:
+    node = sender()
+    node.signer = WIRE.Signer([b"key"])
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    lane.owes_count = True
+    payload, _ = node.load(lane, 0.0)
+    assert WIRE.unpack(node.signer.verify("t", payload)).kind == WIRE.CONTROL
+
+
+@pytest.mark.parametrize(("key", "topic", "end"), [(b"other", "t", b""), (b"key", "u", b""), (b"key", "t", b"2")])
+def test_a_digest_is_for_one_key_one_topic_and_one_content(key: bytes, topic: str, end: bytes) -> None:
+    payload = WIRE.pack(1, WIRE.MESSAGES, NODE, 0, 0, 1, WIRE.SIGNED, b"1")
+    signed = WIRE.Signer([b"key"]).sign("t", payload)
+    assert WIRE.Signer([b"key"]).verify("t", signed) == payload
+    with pytest.raises(ValueError, match="wrong"):
+        WIRE.Signer([key]).verify(topic, payload + end + signed[len(payload) :])
+
+
+def test_a_frame_without_a_body_needs_a_digest_too() -> None:
+    with pytest.raises(ValueError, match="no keyed digest"):
+        WIRE.Signer([b"key"]).verify("t", WIRE.pack(0, WIRE.CONTROL, NODE, 0, 0, 0, 0, b""))
+
+
+def test_a_sender_that_says_later_that_it_answers_is_asked_from_then_on() -> None:
+    ear = receiver()
+    told(ear, 1, 0.0, answers=False)
+    assert not told(ear, 3, 1.0)
+    assert ear.has_gaps("t")
+
+
+def test_a_number_that_is_told_is_no_reason_to_ask_if_nothing_before_it_is_missing() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 0), 0.0)
+    told(ear, 1, 1.0)
+    assert not ear.has_gaps("t")
+    ear.take("t", frame(NODE, 5), 1.0)
+    told(ear, 0, 1.0)
+    assert len(ear.due(2.0)[0]) == 1
+
+
+def test_a_sender_that_only_tells_its_numbers_counts_as_heard() -> None:
+    ear = receiver(load("pure_pair", receiving={"KNOWN_SENDERS": 2}))
+    for now in (0.0, 2.0):
+        told(ear, 5, now)
+    for index in (2, 3):
+        ear.take("t", frame(origin(index), 0), 3.0)
+    assert ear.has_gaps("t")
+
+
+def test_a_sender_that_has_answered_is_asked_again() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    [gap], _ = ear.due(0.5)
+    ear.ask(gap, 7, 0.5)
+    assert len(answer(ear, NODE, 6, 6, (7, 1, 5))) == 2
+    assert not ear.take("t", frame(NODE, 9), 1.0)
+    assert ear.has_gaps("t")
+
+
+def test_only_answers_in_a_row_that_bring_nothing_count_as_in_vain() -> None:
+    ear, many = receiver(), FULL.receiving.VAIN
+    for number in (0, 99):
+        ear.take("t", frame(NODE, number), 0.0)
+    for identity, kept in enumerate([*range(2, many + 3), *[many + 2] * many]):
+        [gap], effects = ear.due(2.0)
+        assert not effects
+        ear.ask(gap, identity, 2.0)
+        answer(ear, NODE, 100, 100, (identity, 1, kept))
+    assert not ear.due(2.0)[0]
+
+
+def test_an_answer_to_others_does_not_make_a_newcomer_ask_again() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 5), 0.0)
+    [gap], _ = ear.due(0.9)
+    ear.ask(gap, 7, 0.9)
+    assert not answer(ear, NODE, 6, 6, (99, 0, 0))
+    assert not ear.due(1.1)[0]
+
+
+def test_an_answer_to_others_does_not_say_where_the_messages_of_a_newcomer_begin() -> None:
+    ear = told_of_old_messages()
+    ear.take("t", frame(NODE, 9), 11.0)
+    ear.overheard(WIRE.Question(NODE, "t", 7, None, 8), 11.0)
+    assert not answer(ear, NODE, 10, 10, (8, 7, 7))
+    [gap], _ = ear.due(12.0)
+    assert ear.ask(gap, 7, 12.0).age == 2_000_000
+
+
+def test_a_newcomer_that_gets_no_answer_does_not_count_what_came_before_the_first_message_as_lost() -> None:
+    ear = told_of_old_messages()
+    ear.take("t", frame(NODE, 9), 11.0)
+    assert numbers(ask(ear, 200.0)) == [(9, 0)]
+
+
+def test_an_answer_that_was_given_before_the_last_held_message_does_not_shorten_the_gap() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    [gap], _ = ear.due(0.5)
+    ear.ask(gap, 7, 0.5)
+    ear.take("t", frame(NODE, 9), 0.6)
+    assert not answer(ear, NODE, 6, 5, (7, 1, 1))
+    assert [type(effect).__name__ for effect in ask(ear, 200.0)] == ["Loss", "Delivery"] * 2
+
+
+def test_the_very_first_message_of_a_sender_can_be_lost() -> None:
+    ear = receiver()
+    ear.told(NODE, [WIRE.Count("t", 0, 0, 1, 0)], True, 0.0)
+    [gap], _ = ear.due(0.5)
+    ear.ask(gap, 7, 0.5)
+    assert not answer(ear, NODE, 1, 0, (7, 0, 0))
+    ear.can_ask = False
+    loss, _ = ear.take("t", frame(NODE, 1), 1.0)
+    assert loss.count == 1
+
+
+def test_whether_a_sender_is_behind_its_own_numbers_is_asked_for_two_heartbeats() -> None:
+    ear = FULL.receiving.Receiver(2.0, 60.0)
+    ear.can_ask = True
+    ear.listen("t", 0.0)
+    ear.take("t", several(0, 3), 0.0)
+    told(ear, 2, 1.0)
+    has_gaps = []
+    for now in (5.0, 6.0):
+        assert not ask(ear, now)
+        has_gaps.append(ear.has_gaps("t"))
+    assert has_gaps == [True, False]
+
+
+def test_another_nodes_answer_does_not_say_whether_a_sender_is_behind_its_own_numbers() -> None:
+    ear = receiver()
+    ear.take("t", several(0, 3), 0.0)
+    told(ear, 2, 1.0)
+    ear.overheard(WIRE.Question(NODE, "t", 3, None, 7), 1.0)
+    assert not answer(ear, NODE, 2, 2, (7, 2, 2))
+    assert ear.has_gaps("t")
