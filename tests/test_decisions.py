@@ -902,3 +902,36 @@ def test_another_nodes_answer_does_not_say_whether_a_sender_is_behind_its_own_nu
     ear.overheard(WIRE.Question(NODE, "t", 3, None, 7), 1.0)
     assert not answer(ear, NODE, 2, 2, (7, 2, 2))
     assert ear.has_gaps("t")
+
+
+def test_what_comes_while_numbers_are_being_checked_is_not_kept_for_good() -> None:
+    ear = receiver()
+    for number in range(6):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.take("t", frame(NODE, 2), 100.0)
+    assert ear.take("t", frame(NODE, 8), 100.0) == []
+    loss, delivery = ask(ear, 200.0)
+    assert (loss.count, delivery.frame.number) == (2, 8)
+    assert not ear.has_gaps("t")
+
+
+def test_what_fills_a_hole_while_numbers_are_being_checked_brings_what_is_held() -> None:
+    ear = receiver()
+    for number in range(6):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.take("t", frame(NODE, 2), 100.0)
+    ear.take("t", frame(NODE, 7), 100.0)
+    assert numbers(ear.take("t", frame(NODE, 6), 100.0)) == [(6, 0), (7, 0)]
+    assert not ear.has_gaps("t")
+
+
+def test_what_is_held_is_delivered_when_nobody_can_be_asked_any_more() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.can_ask = False
+    ear.resume(1.0)
+    loss, held, other_loss, last = ear.take("t", frame(NODE, 9), 2.0)
+    assert (loss.count, other_loss.count) == (4, 3)
+    assert numbers([held, last]) == [(5, 0), (9, 0)]
+    assert not ear.has_gaps("t")

@@ -107,7 +107,8 @@ def verdict_of(clause: str, results: Results) -> Verdict:
     ]
     word, remark, counts = _judge(clause, proofs, set(results.needless()))
     if word in (HOLDS, SIMULATED) and results.part and clause not in results.asked:
-        word, remark, counts = IN_PART, "not all of its tests were selected", False
+        simulated = "simulated; " if word == SIMULATED else ""
+        word, remark, counts = IN_PART, f"{simulated}not all of its tests were selected", False
     remark = "; ".join(filter(None, [remark, *needless]))
     return Verdict(word, remark, len(proofs), sum(proof.seconds for proof in proofs), counts)
 

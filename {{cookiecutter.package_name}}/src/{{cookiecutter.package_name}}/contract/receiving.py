@@ -152,7 +152,7 @@ class Gap:
         self.held: deque[Delivery] = deque()
         """In the order of their numbers."""
         self.is_check = False
-        """Whether nothing is missing, but the sender's numbers contradict what we knew."""
+        """Whether the sender's numbers contradict what we knew."""
         self.since = now
         """When it was opened, or when something came of it the last time."""
         self.asked: dict[int, Asked] = {}
@@ -170,6 +170,11 @@ class Gap:
     def first_held(self) -> int:
         """The number of the first frame that is held; if there is none, one that no frame has."""
         return self.held[0].frame.number if self.held else LARGEST_NUMBER + 1
+
+    @property
+    def misses_something(self) -> bool:
+        """Whether it is about more than a contradiction."""
+        return not self.is_check or self.stream.due is None or self.until > self.stream.due
 
 
 class Receiver:
@@ -451,7 +456,7 @@ class Receiver:
             assert gap
             return self._hold(gap, frame, now)
         if frame.number <= due < end:
-            if gap is None or gap.is_check:
+            if gap is None or not gap.misses_something:
                 stream.due, stream.last = end, frame.number
                 self.duplicates += due - frame.number
                 return [Delivery(known.name, frame, due - frame.number, now)]
@@ -473,6 +478,8 @@ class Receiver:
             return self._hold(gap, frame, now) if gap else []
         if self._may_ask(stream):
             return self._hold(gap or self._open(known, stream, frame.number, now), frame, now)
+        if gap:
+            return [*self._hold(gap, frame, now, always=True), *self._give_up(gap)]
         effects = self._jump(known, stream, frame.base, frame.number)
         stream.due, stream.last = end, frame.number
         return [*effects, Delivery(known.name, frame, 0, now)]
@@ -571,7 +578,7 @@ class Receiver:
         """Return whether to stop waiting for an answer."""
         if gap.left_at <= now or gap.tries >= TRIES or gap.vain >= VAIN:
             return True
-        patience = 2 * self._heartbeat if gap.is_check else self._patience
+        patience = self._patience if gap.misses_something else 2 * self._heartbeat
         return now - gap.since > patience
 
     def _give_up(self, gap: Gap) -> list[Effect]:
@@ -582,10 +589,8 @@ class Receiver:
                 self._remove(stream)
                 return []
             stream.due = gap.first_held
-        elif gap.is_check:
-            gap.until = stream.due
         else:
-            stream.is_deaf = True
+            stream.is_deaf = gap.misses_something
         return self._advance(gap, gap.until)
 
     def _remember(self, gap: Gap, question: int, asked: Asked) -> None:
