@@ -189,8 +189,8 @@ def test_a_selection_says_that_it_is_a_part(make: MAKE) -> None:
     ended = run_pack(project, "--clause", "E3,S2")
     assert ended.returncode == 0, ended.stdout
     assert "2 passed, 1 skipped" in ended.stdout, ended.stdout
-    assert "this was a part (--clause E3,S2;" in last_line(ended.stdout)
-    assert "this was a part (-k five;" in last_line(run_pack(project, "-k", "five").stdout)
+    assert "only a part of the pack ran (--clause E3,S2;" in last_line(ended.stdout)
+    assert "only a part of the pack ran (-k five;" in last_line(run_pack(project, "-k", "five").stdout)
     assert "there is no clause M33" in run_pack(project, "--clause", "M33").stdout
 
 

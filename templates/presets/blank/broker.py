@@ -1,6 +1,7 @@
 """How a broker is started for the tests. Optional: without it, the tests need one that is running already.
 
-`Server` says what else can be told of one: `is_ready`, `version`, `environment`; `find_program` finds it on PATH.
+`Server` has more to fill in where a broker needs it: `is_ready`, `version`, `environment`; for several ports, name the
+settings that lead to them in `addresses`, and take each from `self.ports`. `find_program` finds a program on PATH.
 """
 
 from .contract.server import Server

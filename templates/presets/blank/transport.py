@@ -15,19 +15,19 @@ class BrokerTransport(Transport[Settings]):
     `self.settings.login` is (user, password), each of which may be None.
     `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
     With several connections, call `lost` when any of them ends. Further calls, and those after `close` has begun, are
-    ignored. Both belong to the event loop's thread.
+    ignored. Call both on the event loop's thread.
 
     If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth method,
     `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message. It is
     called every third of a `heartbeat`. A transport with several connections makes a round trip on each.
 
     `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer,
-    and that an answer which comes after its call was cancelled is taken for no other's.
+    and that an answer which comes after its call was cancelled is not mistaken for another call's.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     """
 
     async def connect(self) -> None:
-        """Blank 1. Open the connection; return when the broker has let us in; raise what the client raises.
+        """Blank 1. Open the connection; return when the broker has accepted the login; raise what the client raises.
 
         Raise `ConnectError(text, refused=True)` if the broker says no: a wrong password, no rights.
 
@@ -37,7 +37,8 @@ class BrokerTransport(Transport[Settings]):
 
         push: give the client a callback that calls `self.inbox.received(topic, payload)`.
         poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
-        thread callbacks: make a `Bridge()` here, and hand over with `bridge.call(self.inbox.received, topic, payload)`.
+        thread callbacks: make a `Bridge()` here, and hand over with `bridge.call(self.inbox.received, topic, payload)`: it
+        runs the function on the event loop's thread, and does nothing once the loop is closed.
         """
         raise NotImplementedError
 
@@ -56,7 +57,7 @@ class BrokerTransport(Transport[Settings]):
         """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
 
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
-        group, and nothing from before. If the broker takes patterns or prefixes, see to it that none is meant.
+        group, and no earlier messages. If the broker takes patterns or prefixes, escape them.
 
         If a topic cannot be any text at the broker, `contract.escape(topic, longest=...)` makes a plain name of it, and
         cuts one that is too long so that it stays apart from others. A name that was cut cannot be read back: keep a

@@ -187,7 +187,7 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
         return f"Next: a server is missing for some tests: {missing[0]}."
     if results.part:
         ran = sum(word != NOT_RUN for word in words.values())
-        return f"Next: this was a part ({results.part}; {ran} of {len(CLAUSES)} clauses). Run all of it: tox run."
+        return f"Next: only a part of the pack ran ({results.part}; {ran} of {len(CLAUSES)} clauses). Run all: tox run."
     if words["E3"] == SIMULATED:
         return "Next: prove a refusal of your broker: tests/test_broker.py, 10 lines, as the docstring there shows."
     if simulated := [clause for clause, word in words.items() if word == SIMULATED]:

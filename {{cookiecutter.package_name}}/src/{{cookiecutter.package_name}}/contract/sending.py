@@ -403,7 +403,6 @@ class Sender:
         if start < lane.reached and (lane.repair_at is None or start < lane.repair_at):
             lane.repair_at = start
             lane.repair_left = CHUNK
-            lane.is_repair_next = True
         return lane
 
     def _kept(self, lane: Lane, number: int) -> Iterator[Kept]:
