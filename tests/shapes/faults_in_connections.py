@@ -21,6 +21,15 @@ def _(base: Any) -> Methods:
     return {"gone": lambda self, error: asyncio.get_running_loop().call_later(0.5, base.gone, self, error)}
 
 
+@fault("a reset connection is told late", "R1/told_at_once[reset]")
+def _(base: Any) -> Methods:
+    def gone(self: Any, error: Exception) -> None:
+        late = 0.5 if isinstance(error, OSError) and error.errno else 0  # an orderly end has no number
+        asyncio.get_running_loop().call_later(late, base.gone, self, error)
+
+    return {"gone": gone}
+
+
 @fault("the loss of the connection that takes messages is not told", "R1/noticed_alone", ("each",))
 def _(base: Any) -> Methods:
     def gone(self: Any, error: Exception) -> None:

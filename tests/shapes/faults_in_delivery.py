@@ -30,6 +30,16 @@ def _(base: Any) -> Methods:
     return {"name": lambda self, topic: contract(base).escape(topic.lower(), mark="_", longest=64)}
 
 
+@fault("a name ends at a zero", "M6")
+def _(base: Any) -> Methods:
+    return {"name": lambda self, topic: base.name(self, topic.partition("\0")[0] or topic)}
+
+
+@fault("a name loses its carriage returns", "M6")
+def _(base: Any) -> Methods:
+    return {"name": lambda self, topic: base.name(self, topic.replace("\r", ""))}
+
+
 @fault("the broker matches the beginning of a name", "M6/begin_like")
 def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
@@ -79,6 +89,22 @@ def _(base: Any) -> Methods:
     def arrived(self: Any, name: str, body: bytes, position: int) -> None:
         pause = 0.01 * (position % 2)
         asyncio.get_running_loop().call_later(pause, base.arrived, self, name, body, position)
+
+    return {"arrived": arrived}
+
+
+@fault("what comes at once is handed in backwards", "M7/all_at_once")
+def _(base: Any) -> Methods:
+    def arrived(self: Any, *what: Any) -> None:
+        burst = self.__dict__.setdefault("burst", [])
+        burst.append(what)
+        if len(burst) == 1:
+            asyncio.get_running_loop().call_soon(hand_in, self, burst)
+
+    def hand_in(self: Any, burst: list[Any]) -> None:
+        for what in reversed(burst) if len(burst) > 3 else list(burst):
+            base.arrived(self, *what)
+        burst.clear()
 
     return {"arrived": arrived}
 
