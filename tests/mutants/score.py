@@ -4,27 +4,44 @@ import ast
 import difflib
 import json
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-HEADS = ("killed", "timed out", "survived", "not reached", "not run")
-BY_EXIT_CODE = {0: "survived", 1: "killed", 3: "killed", 5: "not reached", 33: "not reached", None: "not run"}
-"""Any other is that of a process that was ended."""
+HEADS = ("killed", "timed out", "killed by the pack", "survived", "not run")
+BY_EXIT_CODE = {0: "survived", 1: "killed", 3: "killed", 5: "survived", 33: "survived", None: "not run"}
+"""Any other is that of a process that was ended; 5 and 33: none of the tests calls the function."""
+
+CONTRACT = Path("mutants/src/mutated/contract")
+
+LEFT = [code for code, head in BY_EXIT_CODE.items() if head == "survived"]
 
 
 def main(folder: Path) -> None:
-    sums: Counter[str] = Counter()
-    survivors: list[str] = []
+    by_pack = folder / "pack.json"
+    codes: dict[str, int] = json.loads(by_pack.read_text(encoding="utf-8")) if by_pack.exists() else {}
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    survivors: dict[str, list[str]] = defaultdict(list)
+    for name, code in results(folder):
+        module = name.split(".")[-2]
+        head = BY_EXIT_CODE.get(code, "timed out")
+        if head == "survived" and codes.get(name):
+            head = "killed by the pack"
+        counts[module][head] += 1
+        if head == "survived":
+            survivors[module].append(name)
     print(f"| module | {' | '.join(HEADS)} |\n| --- |{' --- |' * len(HEADS)}")
-    for meta in sorted((folder / "mutants/src/mutated/contract").glob("*.meta")):
-        exits: dict[str, int | None] = json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]
-        counts = Counter(BY_EXIT_CODE.get(code, "timed out") for code in exits.values())
-        if exits:
-            print(row(f"`{meta.name.partition('.')[0]}`", counts))
-        sums += counts
-        survivors += changes(meta.with_suffix(""), [name for name, code in exits.items() if code == 0])
-    print(row("all", sums), *survivors, sep="\n")
+    for module, count in counts.items():
+        print(row(f"`{module}`", count))
+    print(row("all", sum(counts.values(), Counter[str]())))
+    for module, names in survivors.items():
+        print(*changes(folder / CONTRACT / f"{module}.py", names), sep="\n")
+
+
+def results(folder: Path) -> Iterator[tuple[str, int | None]]:
+    """Yield the name of each mutant, and how the process that tried it has ended; None if none has."""
+    for meta in sorted((folder / CONTRACT).glob("*.meta")):
+        yield from json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"].items()
 
 
 def row(name: str, counts: Counter[str]) -> str:
