@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 from uuid import uuid4
 
-from proton import Condition, Connection, Delivery, Link, Message, ProtonException, SSLDomain, symbol
+from proton import Condition, Connection, Delivery, Link, Message, ProtonException, Session, SSLDomain, symbol
 from proton.reactor import Container
 from pydantic import Field, FilePath, SecretStr, model_validator
 
@@ -104,6 +104,12 @@ class Settings(ConnectorSettings):
         end.address = address
         end.capabilities.put_object(TOPIC)
         link.open()
+        return link
+
+    def ping_link(self, session: Session) -> Link:
+        """Make a link by which a message could be sent to nobody."""
+        link = session.sender(uuid4().hex)
+        link.target.address = f"{PREFIXES[self.server]}ping"
         return link
 
     def open(self, container: Container) -> Connection:

@@ -39,6 +39,7 @@ class BrokerTransport(Transport[Settings]):
     """
 
     _thread: Any = None
+    _pinging: Any = None
 
     async def connect(self) -> None:
         self.max_frame_bytes = self.settings.max_frame_bytes
@@ -76,11 +77,21 @@ class BrokerTransport(Transport[Settings]):
 
     @in_thread
     def ping(self, answer: Answer) -> None:
-        """Begin a session, and have the broker say of each subscription that it has sent all there is."""
+        """Begin a session, and have the broker say of each subscription that it has sent all there is.
+
+        RabbitMQ's sessions break when they are drained, and a session that takes the number of one that has just ended
+        may be forgotten. There, a link begins, in a session that stays.
+        """
         self._pings.append(answer)
-        self._connection.session().open()
-        for link in () if self.settings.server == "rabbitmq" else self._inlets.values():  # RabbitMQ's sessions break
-            link.drain(0)
+        if self.settings.server == "rabbitmq":
+            if self._pinging is None:
+                self._pinging = self._connection.session()
+                self._pinging.open()
+            self.settings.ping_link(self._pinging).open()
+        else:
+            self._connection.session().open()
+            for link in self._inlets.values():
+                link.drain(0)
 
     async def close(self) -> None:
         for _ in range(2 if self._thread else 0):  # the first time, the broker is told
@@ -152,24 +163,33 @@ class BrokerTransport(Transport[Settings]):
     on_connection_remote_close = on_transport_closed
 
     def on_session_remote_open(self, event: Any) -> None:
-        if event.session not in self._links:
+        if event.session not in self._links and event.session != self._pinging:
             self._heard()
             event.session.close()
 
     def on_session_remote_close(self, event: Any) -> None:
         if link := self._links.pop(event.session, None):
             self._gone(link, event.session.remote_condition)
+        elif event.session == self._pinging:
+            self._pinging = None
+            self._heard()
         event.session.close()
         event.session.free()
 
     def on_link_remote_open(self, event: Any) -> None:
         link = event.link
-        if (link.remote_source if link.is_receiver else link.remote_target).address:  # else it is refused: why, follows
+        if link.session == self._pinging:
+            self._heard()
+            link.close()
+        elif (link.remote_source if link.is_receiver else link.remote_target).address:  # else it is refused: why, follows
             link.is_open = True
             self._tell(settle, link.asked)
             self.on_link_flow(event)
 
     def on_link_remote_close(self, event: Any) -> None:
+        if event.session == self._pinging:
+            event.link.free()
+            return
         self._gone(event.link, event.link.remote_condition)
         event.session.close()  # not before: Artemis would forget to answer
 

@@ -235,7 +235,7 @@ async def test_a_second_listener_waits_for_a_repair_and_then_misses_nothing(
 async def test_a_burst_that_is_cut_off_arrives_whole(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    publisher: Node = await node(publish_timeout=60)
+    publisher: CertainNode = await node(CertainNode, publish_timeout=60)
     subscriber: Node = await node(noisy=True, **through)
     mailbox, total = Log(), 3000
     await subscriber.subscribe(topic, mailbox)
