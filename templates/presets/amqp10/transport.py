@@ -181,7 +181,9 @@ class BrokerTransport(Transport[Settings]):
         if link.session == self._pinging:
             self._heard()
             link.close()
-        elif (link.remote_source if link.is_receiver else link.remote_target).address:  # else it is refused: why, follows
+            return
+        end = link.remote_source if link.is_receiver else link.remote_target
+        if end.address:  # else it is refused: why, follows
             link.is_open = True
             self._tell(settle, link.asked)
             self.on_link_flow(event)
