@@ -337,7 +337,7 @@ def test_each_kind_of_server_has_its_addresses() -> None:
 @pytest.mark.clause("M1")
 async def test_service_bus(node: MakeNode) -> None:
     if not SERVICE_BUS:
-        pytest.skip("Azure Service Bus is not proved: no server to be had; SERVICEBUS_TEST_URL names one")
+        pytest.skip("not applicable: no server of Azure Service Bus is to be had; SERVICEBUS_TEST_URL names one")
     ours = {"url": SERVICE_BUS, "server": "servicebus", "connect_timeout": 60}
     nodes: list[Node] = [await node(subscription=name, **ours) for name in ("one", "two")]
     mailbox = Log()

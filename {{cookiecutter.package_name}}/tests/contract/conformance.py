@@ -164,7 +164,7 @@ def markdown(report: Conformance) -> str:
     lines += _table(["figure", "median"], [[plain(each.text), _amount(each)] for each in report.figures])
     lines += ["## Exceptions", ""]
     exceptions = [
-        f"- `{key}`: {plain(reason)}{' **It works all the same.**' if key in report.needless_exceptions else ''}"
+        f"- `{key}`: {plain(reason)}{' **In this run it worked all the same.**' if key in report.needless_exceptions else ''}"
         for key, reason in report.exceptions.items()
     ]
     lines += [*(exceptions or ["None is declared."]), "", "## Simulated", ""]

@@ -76,12 +76,16 @@ class Results:
         return sorted(failed, key=lambda proof: (proof.rank, proof.reason.startswith("waited ")))
 
     def needless(self) -> list[str]:
-        """Return the keys of `Broker.not_applicable` whose tests all pass."""
-        keys = dict.fromkeys(proof.declared for proof in self.proofs.values() if proof.declared)
+        """Return the keys of `Broker.not_applicable` whose tests all pass; what is simulated proves nothing of a broker."""
+        by_key: dict[str, list[Proof]] = {}
+        for proof in self.proofs.values():
+            if proof.declared:
+                by_key.setdefault(proof.declared, []).append(proof)
         return [
             key
-            for key in keys
-            if all(proof.outcome == "passed" for proof in self.proofs.values() if proof.declared == key)
+            for key, proofs in by_key.items()
+            if all(proof.outcome == "passed" for proof in proofs)
+            and (any(proof.real for proof in proofs) or not any(proof.simulated for proof in proofs))
         ]
 
 
@@ -101,7 +105,7 @@ def verdict_of(clause: str, results: Results) -> Verdict:
     """Return what the tests say of a clause."""
     proofs = [proof for proof in results.proofs.values() if clause in proof.clauses]
     needless = [
-        f"{key} is declared not applicable, but it works: remove it from Broker.not_applicable"
+        f"{key} is declared not applicable, but it worked: remove it from Broker.not_applicable, unless that was chance"
         for key in results.needless()
         if any(proof.declared == key for proof in proofs)
     ]
@@ -181,7 +185,10 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
     if blank:
         return f"Next: {blank}. Then run this again."
     if needless := results.needless():
-        return f"Next: remove {needless[0]} from Broker.not_applicable in tests/broker.py: it works."
+        return (
+            f"Next: {needless[0]} is declared not applicable in tests/broker.py, but it worked: remove it from "
+            "Broker.not_applicable, unless that was chance."
+        )
     words = {clause: verdict_of(clause, results).word for clause in CLAUSES}
     if missing:
         return f"Next: a server is missing for some tests: {missing[0]}."
