@@ -289,7 +289,7 @@ def test_one(text): assert len(text) < 3
 
 def test_the_report_says_it_in_every_form(make: MAKE, tmp_path: Path) -> None:
     tests = SOME.replace("assert False", "pass #") + '\n@pytest.mark.clause("R1")\ndef test_r(): assert False\n'
-    project = make(tests, {"S3": "it has no <clock> | *none*", "R1": "never"})
+    project = make(tests, {"S3": "it has no <clock> | *none*", "R1": "never", "E3": "it tells nobody"})
     installed = project / "src" / "hazel_msg-1.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: hazel_msg\nVersion: 1\nRequires-Dist: pyee>=12\n")
@@ -302,10 +302,11 @@ def test_the_report_says_it_in_every_form(make: MAKE, tmp_path: Path) -> None:
     checked = run(sys.executable, "-m", "check_jsonschema", *schema, "conformance.json", cwd=project)
     assert checked.returncode == 0, checked.stdout
     assert report["needless_exceptions"] == ["S3"]
-    assert report["simulated"] == ["E3"]
+    assert report["simulated"] == []
     assert list(report["clients"]) == ["pyee"]
     said = {clause["id"]: clause for clause in report["clauses"]}
     assert (said["S3"]["verdict"], said["R1"]["verdict"]) == ("in part", "not applicable")
+    assert (said["E3"]["verdict"], said["E3"]["remark"]) == ("not applicable", "it tells nobody")
     assert "it worked: remove it from Broker.not_applicable" in said["S3"]["remark"]
     assert all(figure["value"] for figure in report["figures"] if figure["name"] != "recovery_s"), report["figures"]
     page = (project / "CONFORMANCE.md").read_text()

@@ -108,6 +108,8 @@ class Recorder:
                 proof.matters = tuple(text.split())
             elif name == "declared":
                 proof.declared = text
+            elif name == "excuse":
+                proof.excuse = f"{NOT_APPLICABLE}{text}"
             elif name in FIGURES:
                 self._results.figures[name] = float(text)
         proof.add(report.outcome, _reason(report), report.duration)

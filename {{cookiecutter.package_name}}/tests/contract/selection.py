@@ -84,8 +84,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(f"{WAITS}{names}"))
         elif keys := [key for key in (*clauses, item.name) if key in Broker.not_applicable]:
             if config.option.report:
-                item.user_properties.append(("declared", keys[0]))
-                item.stash[DECLARED] = Broker.not_applicable[keys[0]]
+                item.stash[DECLARED] = excuse = Broker.not_applicable[keys[0]]
+                item.user_properties += [("declared", keys[0]), ("excuse", excuse)]
             else:
                 item.add_marker(pytest.mark.skip(f"{NOT_APPLICABLE}{Broker.not_applicable[keys[0]]}"))
 

@@ -37,6 +37,8 @@ class Proof:
     """Its place among the groups of tests: what others rest on has a lower one."""
     declared: str = ""
     """The key in `Broker.not_applicable` that excuses it, if it was run all the same."""
+    excuse: str = ""
+    """The reason that stands there."""
     outcome: str = "passed"
     reason: str = ""
     seconds: float = 0.0
@@ -126,7 +128,7 @@ def _judge(clause: str, proofs: list[Proof], needless: set[str]) -> tuple[str, s
         return FAILS, "", False
     if waiting := [proof.reason for proof in left if proof.reason.startswith(WAITS)]:
         return WAITING, f"for {waiting[0].removeprefix(WAITS)}", False
-    reasons = [proof.reason for proof in (*excused, *left)]
+    reasons = [proof.reason or proof.excuse for proof in (*excused, *left)]
     unproved = [reason for reason in reasons if not reason.startswith(NOT_APPLICABLE)]
     if not passed and not reasons:
         return NOT_RUN, "", False
