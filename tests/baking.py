@@ -9,10 +9,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cookiecutter.main import cookiecutter
 
 ROOT = Path(__file__).resolve().parents[1]
+
+QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
+PRESETS: list[str] = QUESTIONS["preset"]
+FILLED = [preset for preset in PRESETS if preset != "blank"]
 
 FROM_SOURCE = {"PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"}
 """The environment in which a project's tests run on its source, whatever is installed."""

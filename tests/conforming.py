@@ -1,19 +1,17 @@
 """Writes the reports of the presets anew: `conforming.py FOLDER [PRESET …]`, all of them if none is named."""
 
-import json
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from baking import ROOT, bake, tox
+from baking import FILLED, bake, tox
 
 FILES = ("CONFORMANCE.md", "conformance.json", "conformance.svg")
 
 
 def main(folder: Path, *presets: str) -> int:
-    known = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["preset"]
-    codes = [report(folder / preset, preset) for preset in presets or [each for each in known if each != "blank"]]
+    codes = [report(folder / preset, preset) for preset in presets or FILLED]
     return int(any(codes))
 
 

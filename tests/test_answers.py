@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from baking import ROOT, bake, own_config
+from baking import PRESETS, QUESTIONS, ROOT, bake, own_config
 from cookiecutter.exceptions import FailedHookException
 
-QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-PRESETS: list[str] = QUESTIONS["preset"]
 LICENSES: list[str] = QUESTIONS["license"]
 TEXTS = ("broker_name", "author_name")
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from baking import ROOT
+from baking import FILLED, ROOT
 from msgspec.structs import astuple
 from pure import CONTRACT, NAME, load
 
@@ -86,6 +86,15 @@ def test_the_pack_and_the_contract_have_the_same_clauses() -> None:
 def test_the_contract_names_its_version() -> None:
     version = (CONTRACT / "VERSION").read_text(encoding="utf-8").strip()
     assert f"version {version}" in PAGES["contract.md"].replace("\n", " ")
+
+
+@pytest.mark.parametrize("preset", FILLED)
+def test_each_preset_has_a_report_of_this_contract_and_it_recovers(preset: str) -> None:
+    report = json.loads((DOCS / "conformance" / preset / "conformance.json").read_text(encoding="utf-8"))
+    assert report["contract_version"] == (CONTRACT / "VERSION").read_text(encoding="utf-8").strip()
+    assert not report["part"]
+    assert {"works", "recovers"} <= {level["name"] for level in report["levels"] if level["reached"]}
+    assert f"[`{preset}`](docs/conformance/{preset}/CONFORMANCE.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_contract_lists_all_errors() -> None:

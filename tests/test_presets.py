@@ -16,12 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
-from baking import FROM_SOURCE, ROOT, bake, provision, run, tox, verdicts
+from baking import FILLED, FROM_SOURCE, PRESETS, QUESTIONS, ROOT, bake, provision, run, tox, verdicts
 from cookiecutter.exceptions import FailedHookException
 
-QUESTIONS: dict[str, Any] = json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))
-PRESETS: list[str] = QUESTIONS["preset"]
-FILLED = [preset for preset in PRESETS if preset != "blank"]
 PACKAGE = "{{cookiecutter.package_name}}"
 CONTRACT_VERSION = (ROOT / PACKAGE / "src" / PACKAGE / "contract" / "VERSION").read_text(encoding="utf-8").strip()
 
