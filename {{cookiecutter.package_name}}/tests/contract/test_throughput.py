@@ -3,7 +3,8 @@
 import asyncio
 import gc
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -104,18 +105,27 @@ async def test_the_event_loop_is_never_blocked_for_long(node: MakeNode, topic: s
     assert longest < 0.05
 
 
+async def must_not_block(method: str, call: Callable[[], Awaitable[Awaitable[object]]]) -> None:
+    """Fail if what `call` returns keeps other tasks waiting each time; a busy machine may well do so many times."""
+    gaps: list[float] = []
+    while not gaps or (min(gaps) >= 0.05 and len(gaps) < 20):
+        calling = await call()
+        gaps.append(await longest_pause(calling))
+    assert min(gaps) < 0.05, f"`{method}` blocks: does it wait without `await`?"
+
+
 @pytest.mark.clause("T2")
 @pytest.mark.parametrize("method", ["connect", "publish", "subscribe", "unsubscribe", "close"])
 async def test_no_call_keeps_the_event_loop_waiting(node: MakeNode, topic: str, method: str) -> None:
-    gaps = []
-    for _ in range(5):
+    async def call() -> Awaitable[object]:
         connector: Node = await node(connect=method != "connect")
         listener = Log()
         if method == "unsubscribe":
             await connector.subscribe(topic, listener)
         arguments = {"publish": (topic, 1), "subscribe": (topic, listener), "unsubscribe": (topic, listener)}
-        gaps.append(await longest_pause(getattr(connector, method)(*arguments.get(method, ()))))
-    assert min(gaps) < 0.05, f"`{method}` blocks: does it wait without `await`?"
+        return cast(Awaitable[object], getattr(connector, method)(*arguments.get(method, ())))
+
+    await must_not_block(method, call)
 
 
 @pytest.mark.clause("T2")
@@ -124,11 +134,11 @@ async def test_neither_a_ping_nor_a_large_payload_keeps_the_event_loop_waiting(
     node: MakeNode, wire: Wire, topic: str, method: str
 ) -> None:
     payload = b"x" * (largest(await node(), wire) // 2)
-    gaps = []
-    for _ in range(5):
-        calling = wire.transport.ping() if method == "ping" else wire.transport.publish(topic, payload)
-        gaps.append(await longest_pause(calling))
-    assert min(gaps) < 0.05, f"`{method}` blocks: does it wait without `await`?"
+
+    async def call() -> Awaitable[object]:
+        return wire.transport.ping() if method == "ping" else wire.transport.publish(topic, payload)
+
+    await must_not_block(method, call)
 
 
 @pytest.mark.clause("T2")
