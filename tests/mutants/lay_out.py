@@ -16,7 +16,8 @@ def main(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     shutil.copytree(project / "src", folder / "src")
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "cookiecutter.json"):
+        shutil.copy(ROOT / name, folder)
     shutil.rmtree(folder / "baked")
 
 

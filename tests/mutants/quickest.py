@@ -1,10 +1,10 @@
-"""A plugin of pytest: decisions come first, then the seeds in their order, then the model; and no time goes into old garbage."""
+"""A plugin of pytest: quick modules come first, the seeds in their order; and no time goes into old garbage."""
 
 import gc
 
 import pytest
 
-ORDER = ("test_decisions", "seeds", "test_model")
+ORDER = ("test_decisions", "test_small_parts", "seeds", "test_model")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

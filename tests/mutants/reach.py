@@ -1,10 +1,15 @@
-"""A plugin of pytest for `pack.py`: notes what each test calls, or runs only the tests that `CHOSEN` names, in its order."""
+"""A plugin of pytest for `pack.py`: notes what each test calls, or tries mutants, each in a process of its own."""
 
 import importlib
 import json
 import os
+import signal
+import sys
+import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +17,17 @@ import pytest
 
 trampoline = cast(Any, importlib.import_module("mutmut.mutation.trampoline"))
 
-NOTES, CHOSEN = "REACH_NOTES", "REACH_CHOSEN"
+NOTES, MUTANTS, RESULTS = "REACH_NOTES", "REACH_MUTANTS", "REACH_RESULTS"
 """The variables of the environment that name the files."""
+
+SIDE_BY_SIDE = 8
+"""The tests wait more than they work."""
+
+ENOUGH = 10.0
+"""Seconds of tests that a mutant meets, at most: most functions are called by nearly all tests."""
+
+WITHIN = 180.0
+"""Seconds that a mutant has, however slow the machine is."""
 
 
 class Notes:
@@ -42,13 +56,67 @@ class Notes:
         )
 
 
+class Trials:
+    """Tries each mutant in a forked process, by the quickest tests that call what it changes; writes whether one failed.
+
+    If none calls it, the quickest of all are run: a child process of a test may do so.
+    """
+
+    def __init__(self, notes: Path, mutants: Path, results: Path) -> None:
+        self._tests: dict[str, list[tuple[float, str]]] = json.loads(notes.read_text(encoding="utf-8"))
+        self._all = sorted({tuple(test) for tests in self._tests.values() for test in tests})
+        self._mutants: list[str] = json.loads(mutants.read_text(encoding="utf-8"))
+        self._file = results
+        self._results: dict[str, int] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
+        self._running: dict[int, tuple[str, float]] = {}
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        began = time.monotonic()
+        for count, mutant in enumerate(self._mutants):
+            while len(self._running) >= SIDE_BY_SIDE:
+                self._collect()
+            rate = f"{count} of {len(self._mutants)} tried in {time.monotonic() - began:.0f} s"
+            print(f"{rate}; {sum(map(bool, self._results.values()))} killed in all", file=sys.stderr)
+            if pid := os.fork():
+                self._running[pid] = mutant, time.monotonic()
+            else:
+                os._exit(self._trial(session, mutant))
+        while self._running:
+            self._collect()
+        return True
+
+    def _trial(self, session: pytest.Session, mutant: str) -> int:
+        os.setsid()
+        trampoline.set_mutant_under_test(mutant)
+        by_name = {item.nodeid: item for item in session.items}
+        called = self._tests.get(mutant.partition("__mutmut_")[0]) or self._all
+        total = accumulate(seconds for seconds, _ in called)
+        items = [by_name[name] for (_, name), so_far in zip(called, total, strict=True) if so_far <= ENOUGH]
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+            for item, following in zip(items, [*items[1:], None], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+                if session.testsfailed:
+                    break
+        return min(session.testsfailed, 1)
+
+    def _collect(self) -> None:
+        """Wait until one has ended, and write its result."""
+        while not (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            for pid, (_, began) in self._running.items():
+                if time.monotonic() - began > WITHIN:
+                    os.killpg(pid, signal.SIGKILL)
+            time.sleep(0.02)
+        pid, status = ended
+        mutant, _ = self._running.pop(pid)
+        self._results[mutant] = os.waitstatus_to_exitcode(status)
+        self._file.write_text(json.dumps(self._results), encoding="utf-8")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    if notes := os.environ.get(NOTES):
-        config.pluginmanager.register(Notes(Path(notes)))
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if chosen := os.environ.get(CHOSEN):
-        by_name = {item.nodeid: item for item in items}
-        items[:] = [by_name[name] for name in json.loads(Path(chosen).read_text(encoding="utf-8"))]
+    notes = Path(os.environ[NOTES])
+    if mutants := os.environ.get(MUTANTS):
+        config.pluginmanager.register(Trials(notes, Path(mutants), Path(os.environ[RESULTS])))
+    else:
+        config.pluginmanager.register(Notes(notes))
