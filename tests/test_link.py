@@ -114,7 +114,9 @@ def play(
     """Run a scene with a connector, and the errors that it has told; then close it."""
     kind = type("Kind", (Transport,), {"broker": broker, **attributes})
     connector_class = type(
-        "Connector", (CONTRACT.MessageConnector,), {"transport_class": kind, "name": "Linked", "version": "1"}
+        "Connector",
+        (CONTRACT.MessageConnector,),
+        {"transport_class": kind, "Settings": SETTINGS.ConnectorSettings, "name": "Linked", "version": "1"},
     )
 
     async def run() -> None:
@@ -420,5 +422,314 @@ def test_closing_ends_an_attempt() -> None:
         await connector.close()
         with pytest.raises(ERRORS.ClosedError, match=r"a://a (is|was) closed"):
             await connecting
+
+    play(broker, settings("a"), scene)
+
+
+async def lost(error: BaseException) -> Any:
+    raise error
+
+
+def test_a_connector_says_what_it_is() -> None:
+    broker = Broker()
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        name = connector.node_name
+        assert repr(connector) == f"<Linked connector {name!r} at a://a, not ready>"
+        await connector.connect()
+        assert repr(connector) == f"<Linked connector {name!r} at a://a, ready>"
+        broker.hosts["a"] = "dead"
+        broker.lose()
+        await asyncio.sleep(1)
+        assert repr(connector) == f"<Linked connector {name!r} at a://a, not ready>"
+        await connector.close()
+        assert repr(connector) == f"<Linked connector {name!r} at a://a, closed>"
+
+    play(broker, settings("a"), scene)
+
+
+def test_a_started_connector_has_the_limits_of_what_a_function_returns_at_once() -> None:
+    broker, asked = Broker(a="dead"), list[float]()
+
+    def source() -> Any:
+        asked.append(asyncio.get_running_loop().time())
+        return settings("a", publish_timeout=2, reconnect_delay_min=3, reconnect_delay_max=3)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connector.start()
+        began = asyncio.get_running_loop().time()
+        assert asked == pytest.approx([began], abs=0.01)
+        with pytest.raises(ERRORS.PublishUnconfirmedError):
+            await connector.publish("topic", 1)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(2, abs=0.1)
+        broker.hosts["a"] = ""
+        await connector.connect()
+        assert len(asked) == len(broker.attempts) == 2
+        connector.start()
+        assert len(asked) == 2
+
+    play(broker, source, scene)
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_started_connector_that_has_to_wait_for_its_settings_has_the_default_limits(is_async: bool) -> None:
+    broker, answers = Broker(), iter([OSError("not yet"), settings("a", publish_timeout=2)])
+
+    def answer() -> Any:
+        if isinstance(found := next(answers), Exception):
+            raise found
+        return found
+
+    async def slow() -> Any:
+        await asyncio.sleep(1)
+        return settings("a", publish_timeout=2)
+
+    async def never(self: Any, topic: str, payload: bytes) -> None:
+        await asyncio.sleep(FOREVER)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        began = asyncio.get_running_loop().time()
+        connector.start()
+        with pytest.raises(ERRORS.NotReadyError, match="not known before the first attempt"):
+            _ = connector.settings
+        with pytest.raises(ERRORS.PublishUnconfirmedError):
+            await connector.publish("topic", 1)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10, abs=0.1)
+        assert connector.settings.publish_timeout == 2
+
+    play(broker, slow if is_async else answer, scene, publish=never)
+
+
+def test_starting_while_it_connects_does_nothing() -> None:
+    broker = Broker(a="silent")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connecting = asyncio.ensure_future(refusal(connector.connect()))
+        await asyncio.sleep(1)
+        connector.start()
+        await connecting
+        broker.hosts["a"] = ""
+        await connector.connect()
+        connector.start()
+        await asyncio.sleep(20)
+
+    play(broker, settings("a"), scene)
+    assert broker.tried == ["a", "a"]
+
+
+def test_one_of_two_that_connect_may_be_cancelled_and_the_last_ends_the_attempt() -> None:
+    broker = Broker(a="silent")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        for _ in range(2):
+            one, other = (asyncio.ensure_future(connector.connect()) for _ in range(2))
+            await asyncio.sleep(1)
+            one.cancel()
+            await asyncio.sleep(1)
+            assert not other.done()
+            other.cancel()
+            await asyncio.wait((one, other))
+        with pytest.raises(ERRORS.NotReadyError, match="is not connected: await connect"):
+            connector.publish_nowait("topic", 1)
+        broker.hosts["a"] = ""
+        await connector.connect()
+
+    play(broker, settings("a"), scene)
+    assert broker.tried == ["a", "a", "a"]
+
+
+def test_waiting_for_a_connection_ends_with_the_time_and_the_reason() -> None:
+    broker = Broker()
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.hosts["a"] = "dead"
+        broker.lose()
+        await asyncio.sleep(0)
+        began = asyncio.get_running_loop().time()
+        error = await refusal(connector.connect())
+        assert str(error).startswith("There is no connection to a://a within connect_timeout = 3 s: ")
+        assert "nobody is at a" in str(error)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(3, abs=0.01)
+
+    play(broker, settings("a", connect_timeout=3), scene)
+
+
+def test_a_topic_that_is_no_text_is_refused_by_an_error_without_a_topic() -> None:
+    class Text(str):
+        """A text that shows itself as another."""
+
+        def __str__(self) -> str:
+            return "other"
+
+    sent: list[str] = []
+
+    async def publish(self: Any, topic: str, payload: bytes) -> None:
+        assert type(topic) is str
+        sent.append(topic)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        with pytest.raises(ERRORS.PublishRefusedError, match="must be a str") as raised:
+            await connector.publish(5, 1)
+        assert raised.value.topic == ""
+        with pytest.raises(ERRORS.SubscribeRefusedError, match="must be a str") as refused:
+            await connector.subscribe(5, print)
+        assert refused.value.topic == ""
+        with pytest.raises(ERRORS.PublishRefusedError, match="must not be empty"):
+            await connector.publish("", 1)
+        for topic in ("\udc80", "CONTROL"):
+            with pytest.raises(ERRORS.PublishRefusedError) as raised:
+                await connector.publish(topic, 1)
+            assert raised.value.topic == topic
+        for _ in range(2):
+            await connector.publish(Text("topic"), 1)
+            await connector.publish("topic", 1)
+
+    play(Broker(), settings("a"), scene, publish=publish)
+    assert set(sent) - {"CONTROL"} == {"topic"}
+
+
+def test_a_loss_is_told_with_its_cause() -> None:
+    broker = Broker()
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.lose()
+        await asyncio.sleep(1)
+        (error,) = told
+        assert isinstance(error, ERRORS.ConnectionLostError)
+        assert str(error).startswith("The connection to a://a was lost: ConnectionResetError: cut. ")
+        assert isinstance(error.__cause__, ConnectionResetError)
+
+    play(broker, settings("a"), scene)
+
+
+@pytest.mark.parametrize(
+    ("raised", "text"),
+    [
+        (SystemExit(), "RuntimeError: the client library raised SystemExit"),
+        (asyncio.CancelledError(), "ConnectionAbortedError: the client library cancelled the call"),
+        (OSError("no room"), "OSError: no room"),
+    ],
+)
+@pytest.mark.parametrize("is_future", [True, False])
+def test_whatever_a_client_raises_is_told_in_the_end(raised: BaseException, text: str, is_future: bool) -> None:
+    def publish(self: Any, topic: str, payload: bytes) -> Any:
+        if not is_future:
+            return lost(raised)
+        future = asyncio.get_running_loop().create_future()
+        if isinstance(raised, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(raised)
+        return future
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        with pytest.raises(ERRORS.PublishUnconfirmedError) as unconfirmed:
+            await connector.publish("topic", 1)
+        assert text in str(unconfirmed.value)
+
+    play(Broker(), settings("a", publish_timeout=2), scene, publish=publish)
+
+
+def test_time_for_which_the_host_blocks_the_loop_does_not_count() -> None:
+    async def publish(self: Any, topic: str, payload: bytes) -> None:
+        if topic == "topic":
+            asyncio.get_running_loop().call_later(0.5, asyncio.get_running_loop().block, 5)  # type: ignore[attr-defined]
+            await asyncio.sleep(1.2)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        await connector.publish("topic", 1)
+
+    play(Broker(), settings("a", publish_timeout=2, heartbeat=600), scene, publish=publish)
+
+
+def test_a_loop_that_is_always_late_notices_a_silent_broker_all_the_same() -> None:
+    async def publish(self: Any, topic: str, payload: bytes) -> None:
+        if topic == "topic":
+            await asyncio.sleep(FOREVER)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        loop: Any = asyncio.get_running_loop()
+
+        async def be_late() -> None:
+            while True:
+                loop.block(0.09)
+                await asyncio.sleep(0.01)
+
+        late = asyncio.ensure_future(be_late())
+        began = loop.time()
+        with pytest.raises(ERRORS.PublishUnconfirmedError):
+            await connector.publish("topic", 1)
+        assert loop.time() - began < 60
+        late.cancel()
+
+    play(Broker(), settings("a", publish_timeout=2, heartbeat=600), scene, publish=publish)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_a_ping_that_fails_or_is_not_answered_is_a_loss_within_a_heartbeat(is_silent: bool) -> None:
+    broker, pings = Broker(), list[float]()
+
+    async def ping(self: Any) -> None:
+        pings.append(asyncio.get_running_loop().time())
+        if len(pings) == 4:
+            await (asyncio.sleep(FOREVER) if is_silent else lost(OSError("no pong")))
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        reported = asyncio.Event()
+        connector.on("error", lambda _: reported.set())
+        await connector.connect()
+        await reported.wait()
+        loss, pinged = asyncio.get_running_loop().time(), pings[3]
+        assert loss - pinged == pytest.approx(1.8 if is_silent else 0, abs=0.05)
+        text = "TimeoutError: no answer within 1.8 s" if is_silent else "OSError: no pong"
+        assert str(told[0]).startswith(f"The connection to a://a was lost: {text}. ")
+
+    play(broker, settings("a", heartbeat=3), scene, ping=ping)
+    assert [later - earlier for earlier, later in pairwise(pings[:4])] == pytest.approx([1, 1, 1], abs=0.01)
+
+
+def test_what_hangs_in_the_client_is_waited_for_a_second_when_it_closes() -> None:
+    broker = Broker()
+
+    async def hang(self: Any, topic: str = "topic", payload: bytes = b"") -> None:
+        if topic != "topic":
+            return
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            await asyncio.sleep(5)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        publishing = asyncio.ensure_future(connector.publish("topic", 1))
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        await connector.close()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.9 + 1 + 1, abs=0.01)
+        with pytest.raises(ERRORS.ConnectorError):
+            await publishing
+        await asyncio.sleep(20)
+
+    play(broker, settings("a", publish_timeout=1), scene, publish=hang, close=hang)
+
+
+def test_nothing_is_kept_of_what_a_transport_remembers_after_its_loss() -> None:
+    broker = Broker()
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        first = broker.open[0].inbox
+        first.memory["client"], first.topic_memory["topic"] = "before", 1
+        broker.lose()
+        first.memory["client"], first.topic_memory["topic"] = "after", 2
+        await asyncio.sleep(20)
+        second = broker.open[0].inbox
+        assert (second.memory, second.topic_memory) == ({"client": "before"}, {"topic": 1})
 
     play(broker, settings("a"), scene)

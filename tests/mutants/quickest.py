@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-ORDER = ("test_decisions", "test_small_parts", "seeds", "test_model")
+ORDER = ("test_decisions", "test_small_parts", "test_link", "seeds", "test_model")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
