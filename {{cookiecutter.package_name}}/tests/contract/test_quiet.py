@@ -1,6 +1,8 @@
 """Chapter T: at rest a node is quiet, and whatever comes, its loop stays free and its memory bounded."""
 
 import asyncio
+import json
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -153,6 +155,14 @@ LARGE: dict[str, tuple[int, Any]] = {
 }
 
 
+def time_to_read(message: Any) -> float:
+    """Return in how many seconds of the thread's own time the standard library reads a message: a busy machine is slow."""
+    text = json.dumps(message)
+    began = time.thread_time()
+    json.loads(text)
+    return time.thread_time() - began
+
+
 @pytest.mark.clause("T2")
 @pytest.mark.parametrize("name", LARGE)
 async def test_no_large_message_blocks_the_loop(node: MakeNode, topic: str, name: str) -> None:
@@ -161,14 +171,14 @@ async def test_no_large_message_blocks_the_loop(node: MakeNode, topic: str, name
     mailboxes = [Log() for _ in range(listeners)]
     for mailbox in mailboxes:
         await subscriber.subscribe(topic, lambda _, mailbox=mailbox: mailbox())
-    longest: list[float] = []
-    while not longest or (longest[-1] >= 0.05 and len(longest) < 6):
+    excess: list[float] = []
+    while not excess or (excess[-1] >= 0 and len(excess) < 6):
         async with pauses() as pauses_seen:
             try:
                 await publisher.publish(topic, message)
             except contract.MessageTooLargeError:
                 pytest.skip("not applicable: the broker takes no message so large")
             for mailbox in mailboxes:
-                await mailbox.count(len(longest) + 1)
-        longest.append(max(pauses_seen.items, default=0.0))
-    assert min(longest) < 0.05
+                await mailbox.count(len(excess) + 1)
+        excess.append(max(pauses_seen.items, default=0.0) - max(0.05, 2 * time_to_read(message)))
+    assert min(excess) < 0
