@@ -719,6 +719,178 @@ def test_what_hangs_in_the_client_is_waited_for_a_second_when_it_closes() -> Non
     play(broker, settings("a", publish_timeout=1), scene, publish=hang, close=hang)
 
 
+def test_a_check_is_named_that_fits_what_failed() -> None:
+    broker = Broker(a="dead")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        error = await refusal(connector.connect())
+        assert str(error) == (
+            "Cannot connect to a://a: ConnectionRefusedError: nobody is at a. Check that the broker runs there, and user "
+            "and password if it asks for them."
+        )
+
+    play(broker, settings("a"), scene)
+
+
+def test_two_hosts_have_half_the_time_each() -> None:
+    broker = Broker(a="silent")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+
+    play(broker, settings("a,b", connect_timeout=4), scene)
+    assert [attempt.within for attempt in broker.attempts] == pytest.approx([2, 2], abs=0.01)
+
+
+def test_a_name_with_one_address_stays_a_name_and_one_with_two_is_tried_at_both() -> None:
+    broker = Broker(**{"m": "dead", "10.0.0.1": "dead"})
+    broker.names = {"m": ["10.0.0.9"], "n": ["10.0.0.1", "10.0.0.2"], "o": []}
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+
+    play(broker, settings("m,n,o"), scene)
+    assert broker.tried == ["m", "10.0.0.1", "10.0.0.2"]
+
+
+def test_a_name_without_addresses_is_left_to_the_client() -> None:
+    broker = Broker()
+    broker.names = {"n": []}
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+
+    play(broker, settings("n"), scene)
+    assert broker.tried == ["n"]
+
+
+def test_hosts_for_which_no_time_is_left_are_not_tried() -> None:
+    broker = Broker(a="silent")
+
+    async def close(self: Any) -> None:
+        await asyncio.sleep(0.9)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        error = await refusal(connector.connect())
+        assert str(error).startswith("Cannot connect to a://a,b within connect_timeout = 1 s: a://a: TimeoutError: ")
+
+    play(broker, settings("a,b", connect_timeout=1), scene, close=close)
+    assert broker.tried == ["a"]
+
+
+def test_a_client_that_gives_up_early_is_told_in_its_words() -> None:
+    async def connect(self: Any) -> None:
+        await asyncio.sleep(2)
+        raise TimeoutError("two seconds are enough")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        error = await refusal(connector.connect())
+        assert str(error).startswith("Cannot connect to a://a: TimeoutError: two seconds are enough. ")
+
+    play(Broker(), settings("a", connect_timeout=3), scene, connect=connect)
+
+
+def test_what_ends_a_client_is_the_cause_of_the_error() -> None:
+    async def connect(self: Any) -> None:
+        raise SystemExit
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        error = await refusal(connector.connect())
+        assert isinstance(error.__cause__, RuntimeError)
+        assert isinstance(error.__cause__.__cause__, SystemExit)
+
+    play(Broker(), settings("a"), scene, connect=connect)
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (lambda: "text", "Cannot connect to the broker: the settings function returned str, not Settings. Mend"),
+        (lambda: settings("a", cluster_key=[1]), "raised ValidationError for cluster_key.0. Mend"),
+        (lambda: settings("a", password_file="/no/such/file"), "Cannot connect to a://a: FileNotFoundError: "),
+    ],
+)
+def test_what_is_wrong_with_the_settings_is_told_word_by_word(source: Callable[[], Any], text: str) -> None:
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        error = await refusal(connector.connect())
+        assert text in str(error)
+
+    play(Broker(), source, scene)
+
+
+def test_a_settings_function_that_keeps_a_cancellation_for_itself_ends_the_attempt_all_the_same() -> None:
+    broker = Broker()
+
+    async def source() -> Any:
+        try:
+            await asyncio.sleep(FOREVER)
+        except asyncio.CancelledError:
+            return settings("a")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connecting = asyncio.ensure_future(connector.connect())
+        await asyncio.sleep(1)
+        connecting.cancel()
+        await asyncio.wait((connecting,))
+        assert connecting.cancelled()
+        await asyncio.sleep(1)
+
+    play(broker, source, scene)
+    assert broker.tried == []
+
+
+def test_closing_does_not_wait_for_the_next_attempt() -> None:
+    broker = Broker()
+
+    async def close(self: Any) -> None:
+        await asyncio.sleep(0.5)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.lose()
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        await connector.close()
+        assert asyncio.get_running_loop().time() - began < 1
+
+    play(broker, settings("a", reconnect_delay_min=30, reconnect_delay_max=30), scene, close=close)
+
+
+@pytest.mark.parametrize(
+    ("does", "level", "text"),
+    [
+        ("hang", "WARNING", "The transport did not close within 1 s."),
+        ("raise", "DEBUG", "The transport did not close cleanly: OSError."),
+        ("return", "", ""),
+    ],
+)
+def test_how_a_transport_closes_is_logged(does: str, level: str, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    ended: list[BaseException] = []
+
+    async def close(self: Any) -> None:
+        if does == "raise":
+            raise OSError
+        if does == "hang":
+            try:
+                await asyncio.sleep(FOREVER)
+            except asyncio.CancelledError as error:
+                ended.append(error)
+                raise
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        await connector.close()
+        await asyncio.sleep(0)
+        assert len(ended) == (does == "hang")
+
+    with caplog.at_level("DEBUG"):
+        play(Broker(), settings("a"), scene, close=close)
+    logged = [
+        (record.levelname, record.getMessage()) for record in caplog.records if "transport" in record.getMessage()
+    ]
+    assert logged == ([(level, text)] if text else [])
+
+
 def test_nothing_is_kept_of_what_a_transport_remembers_after_its_loss() -> None:
     broker = Broker()
 

@@ -1,12 +1,15 @@
 """What the small modules do, value by value: the pack sees only what the broker at hand needs of them."""
 
+import asyncio
 import gc
 import importlib
 import json
+import os
 import re
 from datetime import date
 from enum import IntEnum, StrEnum
 from math import inf, nan
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -15,14 +18,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pure import load
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
 
 load("small")
 ADDRESSES: Any = importlib.import_module("small.addresses")
 ESCAPING: Any = importlib.import_module("small.escaping")
 ERRORS: Any = importlib.import_module("small.errors")
+IDENTITY: Any = importlib.import_module("small.identity")
 SECRETS: Any = importlib.import_module("small.secrets")
 SERIALIZATION: Any = importlib.import_module("small.serialization")
+SETTINGS: Any = importlib.import_module("small.settings")
+TOPICS: Any = importlib.import_module("small.topics")
 
 BOTH = pytest.mark.parametrize("codec", SERIALIZATION.SERIALIZATIONS, ids=lambda codec: codec.name)
 
@@ -50,6 +56,7 @@ def parse(url: str) -> Any:
         ("a://u:@h", "u", "", [("h", None)], ""),
         ("a://:p@h", "", "p", [("h", None)], ""),
         ("a://u:p@h:1,i:2/p", "u", "p", [("h", 1), ("i", 2)], "/p"),
+        ("a://h%2fi", None, None, [("h%2fi", None)], ""),
         ("a://u%3a%C3%A4:%2F%40@h%2F", "u%3a%C3%A4", "%2F%40", [("h%2F", None)], ""),
     ],
 )
@@ -70,6 +77,7 @@ def test_a_url_is_read_into_its_parts_and_made_of_them_again(
         ("a://u:p@h:1,u:p@i:2,u:p@j/p", "a://u:p@h:1,i:2,j/p"),
         ("a://u:p@h,i,a://u:p@j", "a://u:p@h,i,j"),
         ("a://h/p?o=1,a://i/p?o=1", "a://h,i/p?o=1"),
+        ("a://u:p@h,u:p@i", "a://u:p@h,i"),
     ],
 )
 def test_several_hosts_may_be_written_as_several_urls_and_logins(url: str, same: str) -> None:
@@ -159,7 +167,11 @@ def test_a_url_that_can_be_read_in_two_ways_is_refused_by_the_rule(url: str) -> 
 
 
 def test_any_scheme_will_do_where_none_is_asked_for() -> None:
-    assert ADDRESSES.parse("a.b+c-1://h").scheme == "a.b+c-1"
+    for scheme in ("a.b+c-1", "Ab", "aB"):
+        assert ADDRESSES.parse(f"{scheme}://h").scheme == scheme
+    for scheme in ("1a", "", "ä", "a_b"):
+        with pytest.raises(ValueError, match="must look like"):
+            ADDRESSES.parse(f"{scheme}://h")
     assert ADDRESSES.rule(()).startswith("must look like scheme://[user[:password]@]host[:port]")
 
 
@@ -256,7 +268,7 @@ def test_of_several_secrets_the_longest_is_hidden_first() -> None:
 
 @pytest.mark.parametrize("secrets", [[], [""]])
 def test_nothing_is_hidden_where_there_is_no_secret(secrets: list[str]) -> None:
-    assert SECRETS.hide("a text", secrets) == "a text"
+    assert SECRETS.hide("a text, with signs", secrets) == "a text, with signs"
 
 
 class Mute(Exception):
@@ -296,6 +308,21 @@ CLEAN, DIRTY = ValueError("clean"), ValueError("the-secret")
 )
 def test_an_error_is_presentable_if_all_that_its_traceback_shows_is(error: Exception, is_clean: bool) -> None:
     assert SECRETS.presentable(error, ["the-secret"]) == is_clean
+
+
+def test_a_secret_in_a_note_is_seen() -> None:
+    error = ValueError("clean")
+    error.add_note("the-secret")
+    assert not SECRETS.presentable(error, ["the-secret"])
+
+
+def test_a_secret_that_only_the_other_form_of_a_chained_error_shows_is_seen() -> None:
+    class Odd(Exception):
+        def __repr__(self) -> str:
+            return "the-secret"
+
+    error = caused(OSError("clean"), cause=Odd(), context=caused(OSError("clean"), cause=CLEAN))
+    assert not SECRETS.presentable(error, ["the-secret"])
 
 
 def test_errors_that_cause_each_other_come_to_an_end() -> None:
@@ -516,3 +543,152 @@ def test_a_serialisation_is_found_by_its_name_and_by_its_code() -> None:
         SERIALIZATION.by_name("xml")
     with pytest.raises(ValueError, match=r"^serialisation 3 is unknown$"):
         SERIALIZATION.by_code(3)
+
+
+def of_file(path: Path, content: bytes) -> Any:
+    path.write_bytes(content)
+    return SETTINGS.ConnectorSettings(url="a://u:of-the-url@h", password_file=path)
+
+
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        (b"word", "word"),
+        (b"word\n", "word"),
+        (b"word\r\n", "word"),
+        (b"word\n\n", "word\n"),
+        (b"\r word \n", "\r word "),
+        (b"\nword", "\nword"),
+        ("wörd".encode(), "wörd"),
+    ],
+)
+def test_the_password_is_what_the_file_holds_without_one_line_break(
+    content: bytes, password: str, tmp_path: Path
+) -> None:
+    settings = of_file(tmp_path / "file", content)
+    present = settings.present()
+    assert present.login == ("u", password)
+    assert settings.login == ("u", "of-the-url")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"\r\n", b"\xff"])
+def test_a_file_without_a_password_is_refused(content: bytes, tmp_path: Path) -> None:
+    settings = of_file(tmp_path / "file", content)
+    with pytest.raises(ValueError, match=r"^password_file = .*file: it is empty, or not in UTF-8$"):
+        settings.present()
+
+
+def test_settings_without_a_file_are_present_as_they_are() -> None:
+    settings = SETTINGS.ConnectorSettings(url="a://h")
+    assert settings.present() is settings
+
+
+def test_settings_hide_their_secrets_in_a_text() -> None:
+    settings = SETTINGS.ConnectorSettings(url="a://u:of-the-url@h", cluster_key="the-first-key,the-second-key")
+    assert settings.redact("of-the-url the-first-key the-second-key u h") == "********** ********** ********** u h"
+
+
+def test_settings_for_an_address_show_the_name_too() -> None:
+    settings = SETTINGS.ConnectorSettings(url="a://u:p@n:5,m/p")
+    copy = settings.at("n", 5, "10.0.0.1")
+    assert copy.where == "a://n:5 (10.0.0.1)"
+    assert copy.host_name == "n"
+    assert copy.url.get_secret_value() == "a://u:p@10.0.0.1:5/p"
+    assert settings.at("m", None).where == "a://m"
+
+
+class Strict(SETTINGS.ConnectorSettings):  # type: ignore[misc]
+    """Its rules say what they were given."""
+
+    keys: tuple[SecretStr, ...] = ()
+    number: int = 1
+
+    @field_validator("password", mode="before")
+    @classmethod
+    def _is_no_password(cls, password: Any) -> Any:
+        if password:
+            raise ValueError(f"{password} is wrong")
+        return password
+
+    @field_validator("keys")
+    @classmethod
+    def _are_no_keys(cls, keys: tuple[SecretStr, ...]) -> Any:
+        if keys:
+            raise ValueError(f"{keys[0].get_secret_value()} is wrong")
+        return keys
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Any:
+        if self.number != 1:
+            raise ValueError("number must be 1")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("values", "text", "value"),
+    [
+        ({"password": "the-secret"}, "Value error, ********** is wrong", "**********"),
+        ({"keys": (SecretStr("the-secret"),)}, "Value error, ********** is wrong", "**********"),
+        ({"number": "x"}, "Input should be a valid integer, unable to parse string as an integer", "x"),
+        ({"heartbeat": 0}, "Input should be greater than 0", 0),
+    ],
+)
+def test_a_fault_of_the_settings_says_its_rule_and_hides_a_secret(
+    values: dict[str, Any], text: str, value: object
+) -> None:
+    with pytest.raises(ValidationError) as raised:
+        Strict(url="a://h", **values)
+    (fault,) = raised.value.errors()
+    assert (fault["msg"], fault["input"]) == (text, value)
+    assert "the-secret" not in str(raised.value)
+
+
+def test_a_fault_of_several_settings_together_says_its_rule() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Strict(url="a://h", number=2)
+    (fault,) = raised.value.errors()
+    assert (fault["msg"], fault["loc"], fault["input"]) == ("Value error, number must be 1", (), "**********")
+
+
+@pytest.mark.parametrize(
+    ("topic", "fault"),
+    [
+        ("topic", None),
+        (5, "topic = 5: must be a str"),
+        ("", "topic = '': must not be empty"),
+        ("\udc80", "topic = '\\udc80': must be text that UTF-8 can carry (it has a lone surrogate)"),
+    ],
+)
+def test_what_is_no_topic_is_told_with_the_reason(topic: object, fault: str | None) -> None:
+    assert TOPICS.topic_fault(topic) == fault
+
+
+async def make_identity() -> Any:
+    identity = IDENTITY.Identity()
+    identity.check()
+    return identity
+
+
+async def check_elsewhere(identity: Any) -> None:
+    identity.check()
+
+
+def test_an_identity_says_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = asyncio.run(make_identity())
+    with pytest.raises(RuntimeError, match=r"belongs to an event loop, and was called from outside it\. "):
+        identity.check()
+    with pytest.raises(RuntimeError, match=r"belongs to another event loop\. "):
+        asyncio.run(check_elsewhere(identity))
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with pytest.raises(RuntimeError, match=r"belongs to the process that this one was forked from\. "):
+        identity.check()
+
+
+def test_a_node_has_one_name_in_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, names = IDENTITY.NodeName(), list[str]()
+    for process in (1, 2, 3):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        names.append(name.get())
+        assert name.get() == names[-1]
+    assert len(set(names)) == 3
+    assert [len(each) for each in names] == [32, 32, 32]
