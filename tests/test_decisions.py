@@ -1034,6 +1034,17 @@ def test_what_can_be_waited_for_no_more_says_when_it_came() -> None:
     assert delivery == FULL.receiving.Delivery("t", last, 0, 2.0)
 
 
+def test_after_a_loss_that_cannot_be_asked_about_messages_go_on_at_once() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", frame(NODE, 0), 0.0)
+    last = frame(NODE, 5)
+    assert ear.take("t", last, 2.0) == [
+        FULL.receiving.Loss("t", NODE, 4),
+        FULL.receiving.Delivery("t", last, 0, 2.0),
+    ]
+
+
 CRAMPED = load("pure_cramped", receiving={"HELD_BYTES": 2 * len(b"[1]")})
 """Two frames can be held."""
 
