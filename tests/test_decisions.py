@@ -935,3 +935,362 @@ def test_what_is_held_is_delivered_when_nobody_can_be_asked_any_more() -> None:
     assert (loss.count, other_loss.count) == (4, 3)
     assert numbers([held, last]) == [(5, 0), (9, 0)]
     assert not ear.has_gaps("t")
+
+
+# Receiving: held frames, answers, counts.
+
+
+@pytest.mark.parametrize(("first", "later"), [(True, False), (False, True)])
+def test_a_sender_that_has_said_once_that_it_answers_is_asked(first: bool, later: bool) -> None:
+    def said(number: int, answers: bool) -> Any:
+        flags = WIRE.ANSWERS if answers else 0
+        return WIRE.unpack(WIRE.pack(1, WIRE.MESSAGES, NODE, number, 0, 1, flags, b"[1]"))
+
+    ear = receiver()
+    ear.take("t", said(0, first), 0.0)
+    assert not ear.take("t", said(5, later), 1.0)
+    assert ear.has_gaps("t")
+
+
+def test_the_first_message_of_a_sender_that_answers_no_questions_is_delivered_at_once() -> None:
+    ear = receiver()
+    word = WIRE.unpack(WIRE.pack(1, WIRE.MESSAGES, NODE, 5, 0, 1, 0, b"[1]"))
+    assert ear.take("t", word, 2.0) == [FULL.receiving.Delivery("t", word, 0, 2.0)]
+    assert not ear.has_gaps("t")
+
+
+def test_the_next_message_is_taken_without_further_ado() -> None:
+    ear = receiver()
+    assert not ear.is_next("t", frame(NODE, 0), 0.0)
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert ear.is_next("t", frame(NODE, 1), 0.0)
+    assert not ear.is_next("t", frame(NODE, 1), 0.0)
+    assert not ear.take("t", frame(NODE, 1), 0.0)
+    assert (ear.has_gaps("t"), ear.duplicates) == (False, 1), "what comes twice in a row is no contradiction"
+    ear.take("t", frame(NODE, 3), 0.0)
+    assert not ear.is_next("t", frame(NODE, 2), 0.0)
+
+
+def test_messages_that_are_known_are_counted_and_not_delivered_again() -> None:
+    ear = receiver()
+    delivery = FULL.receiving.Delivery
+    for each in (several(0, 4), several(2, 3), several(2, 5)):
+        ear.take("t", each, 0.0)
+    assert ear.duplicates == 2 + 3
+    again = several(2, 5)
+    assert not ear.take("t", again, 1.0)
+    assert ear.duplicates == 2 + 3 + 5
+    assert not ear.take("t", several(1, 2, WIRE.AGAIN), 1.0)
+    assert (ear.duplicates, ear.has_gaps("t")) == (10, False)
+    for number in (7, 8):
+        following = frame(NODE, number)
+        assert ear.take("t", following, 2.0) == [delivery("t", following, 0, 2.0)]
+    overlapping = several(8, 2)
+    assert ear.take("t", overlapping, 3.0) == [delivery("t", overlapping, 1, 3.0)]
+
+
+def test_what_is_sent_again_opens_no_gap_and_fills_one_in_any_order() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 0), 0.0)
+    assert not ear.take("t", several(5, 1, WIRE.AGAIN), 0.5)
+    assert not ear.has_gaps("t")
+    ear.take("t", frame(NODE, 4), 1.0)
+    assert not ear.take("t", several(3, 1, WIRE.AGAIN), 2.0)
+    assert not ear.take("t", several(2, 1, WIRE.AGAIN), 3.0)
+    effects = ear.take("t", several(1, 1, WIRE.AGAIN), 4.0)
+    assert [(effect.frame.number, effect.received) for effect in effects] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+
+
+def test_while_messages_come_again_no_further_ones_are_asked_for() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert numbers(ear.take("t", several(1, 1, WIRE.AGAIN), 0.0)) == [(1, 0)]
+    assert [len(ear.due(now)[0]) for now in (0.2, 0.25)] == [0, 1]
+
+
+def test_all_that_is_held_says_when_it_came() -> None:
+    ear = receiver()
+    ear.take("t", frame(NODE, 5), 1.0)
+    ear.take("t", frame(NODE, 6), 2.0)
+    effects = ask(ear, 200.0)
+    assert [(effect.frame.number, effect.received) for effect in effects] == [(5, 1.0), (6, 2.0)]
+    ear.take("t", frame(NODE, 2), 300.0)
+    ear.take("t", frame(NODE, 3), 301.0)
+    assert ear.has_gaps("t"), "its sender may have begun anew"
+    [gap], _ = ear.due(302.0)
+    ear.ask(gap, 7, 302.0)
+    effects = answer(ear, NODE, 4, 4, (7, 2, 2))
+    assert [(effect.frame.number, effect.received) for effect in effects] == [(2, 300.0), (3, 301.0)]
+
+
+def test_what_can_be_waited_for_no_more_says_when_it_came() -> None:
+    ear = receiver()
+    for number in (0, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.can_ask = False
+    last = frame(NODE, 9)
+    *_, delivery = ear.take("t", last, 2.0)
+    assert delivery == FULL.receiving.Delivery("t", last, 0, 2.0)
+
+
+def test_after_a_loss_that_cannot_be_asked_about_messages_go_on_at_once() -> None:
+    ear = receiver()
+    ear.can_ask = False
+    ear.take("t", frame(NODE, 0), 0.0)
+    last = frame(NODE, 5)
+    assert ear.take("t", last, 2.0) == [
+        FULL.receiving.Loss("t", NODE, 4),
+        FULL.receiving.Delivery("t", last, 0, 2.0),
+    ]
+
+
+CRAMPED = load("pure_cramped", receiving={"HELD_BYTES": 2 * len(b"[1]")})
+"""Two frames can be held."""
+
+
+def test_what_is_missing_is_taken_also_when_no_more_can_be_held() -> None:
+    ear = receiver(CRAMPED)
+    for number in (0, 3, 4, 5):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert numbers(ear.take("t", several(1, 1, WIRE.AGAIN), 1.0)) == [(1, 0)]
+    assert numbers(ear.take("t", several(2, 1, WIRE.AGAIN), 1.0)) == [(2, 0), (3, 0), (4, 0)]
+    assert ear.has_gaps("t"), "what was not held is missing"
+    assert numbers(ear.take("t", several(5, 1, WIRE.AGAIN), 1.0)) == [(5, 0)]
+    assert not ear.has_gaps("t")
+
+
+def test_the_last_message_is_delivered_also_when_no_more_can_be_held_and_nobody_can_be_asked() -> None:
+    ear = receiver(CRAMPED)
+    for number in (0, 3, 4):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.can_ask = False
+    loss, *held, last = ear.take("t", frame(NODE, 5), 1.0)
+    assert (loss.count, numbers([*held, last])) == (2, [(3, 0), (4, 0), (5, 0)])
+
+
+@pytest.mark.parametrize("twice", [2, 3])
+def test_what_comes_twice_is_held_once(twice: int) -> None:
+    ear = receiver(CRAMPED)
+    for number in (0, twice, twice, 5 - twice):
+        ear.take("t", frame(NODE, number), 0.0)
+    assert numbers(ear.take("t", frame(NODE, 1), 1.0)) == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_larger_frame_takes_the_place_of_a_held_one() -> None:
+    ear = receiver()
+    for each in (several(0, 1), several(2, 1), several(2, 3)):
+        ear.take("t", each, 0.0)
+    assert numbers(ear.take("t", frame(NODE, 1), 1.0)) == [(1, 0), (2, 0)]
+    assert numbers(ear.take("t", frame(NODE, 5), 1.0)) == [(5, 0)]
+
+
+def test_the_end_of_a_gap_is_noticed() -> None:
+    ear = receiver()
+    for number in (0, 2):
+        ear.take("t", frame(NODE, number), 0.0)
+    ear.has_changed = False
+    ear.take("t", frame(NODE, 1), 1.0)
+    assert ear.has_changed is True
+
+
+def test_a_question_that_is_put_off_is_asked_later_and_the_wait_for_its_answer_begins_anew() -> None:
+    ear = receiver(patience=5.0)
+    for number in (0, 2):
+        ear.take("t", frame(NODE, number), 0.0)
+    for now in range(1, 10):
+        [gap], effects = ear.due(float(now))
+        assert not effects
+        ear.postpone(gap, float(now), 0.5)
+        assert ear.next_due == now + 0.5
+        assert not ear.due(now + 0.4)[0]
+
+
+# Sending: limits, what is sent again, topics that are forgotten.
+
+
+def test_a_node_answers_no_questions_unless_it_is_told_to() -> None:
+    node = FULL.sending.Sender(NODE, FULL.serialization.by_name("json"), 0, 1.0, 600.0, 1000)
+    node.resume(None, 0.0)
+    assert send(node, "t", 0.0).flags == 0
+    node.answers = True
+    assert send(node, "t", 0.0).flags == WIRE.ANSWERS
+
+
+def test_a_number_that_is_due_before_the_first_connection_is_told_on_it() -> None:
+    node = FULL.sending.Sender(NODE, FULL.serialization.by_name("json"), 0, 1.0, 600.0, 1000)
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    assert [outcome.verdict.name for outcome in node.due(5.0).outcomes] == ["UNCONFIRMED"]
+    assert not node.due(6.0).told
+    node.resume(None, 7.0)
+    assert node.due(8.0).told == [lane]
+
+
+def test_a_block_of_the_loop_gives_no_time_to_what_is_published_after_it() -> None:
+    node = sender()
+    node.excuse(1.0)
+    node.add("t", b"1", 0.0, 5.0, None)
+    assert [len(node.due(now).outcomes) for now in (4.9, 5.0)] == [0, 1]
+
+
+@pytest.mark.parametrize("error", [None, OSError("trouble")])
+def test_what_becomes_of_an_answer_says_nothing_of_the_messages_that_wait(error: Exception | None) -> None:
+    node = sender(history=1000)
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    payload, _ = node.load(lane, 0.0)
+    node.landed(lane, OSError("trouble"), 0.0)
+    node.asked(question(node, 0), 1.0)
+    assert next_kind(node, lane, error) == WIRE.ANSWER
+    assert node.pending == 1
+    assert node.load(lane, 2.0)[0] == payload
+    [outcome] = node.landed(lane, None, 2.0)
+    assert (outcome.verdict.name, node.pending) == ("ACCEPTED", 0)
+
+
+def next_kind(node: Any, lane: Any, error: Exception | None) -> int:
+    """Have the next frame of a lane accepted, or fail; return its kind."""
+    payload, _ = node.load(lane, 1.0)
+    assert not node.landed(lane, error, 1.0)
+    kind: int = WIRE.unpack(payload).kind
+    return kind
+
+
+def test_an_answer_that_was_not_accepted_is_not_sent_again_since_it_will_be_asked_for_again() -> None:
+    node = sender(history=1000)
+    send(node, "t", 0.0)
+    lane = node.asked(question(node, 0), 1.0)
+    assert next_kind(node, lane, OSError("trouble")) == WIRE.ANSWER
+    assert not lane.has_repairs
+
+
+def test_what_was_given_up_on_its_way_does_not_end_what_is_asked_for() -> None:
+    node = sender(history=1000)
+    send(node, "t", 0.0)
+    lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    node.asked(question(node, 0), 1.0)
+    assert node.due(5.0).given_up == [lane]
+    node.landed(lane, OSError("trouble"), 6.0)
+    assert [next_frame(node, lane).kind for _ in range(2)] == [WIRE.ANSWER, WIRE.AGAIN]
+
+
+TIGHT = load("pure_tight", sending={"JOINED_BYTES": 1000})
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+@pytest.mark.parametrize(("more", "together"), [(0, 3), (1, 2)])
+def test_as_much_is_joined_as_finds_room_and_no_more(limit: int | None, more: int, together: int) -> None:
+    node = sender(load("pure_loose") if limit else TIGHT)
+    node.resume(limit, 0.0)
+    room = 1000 - WIRE.overhead(0)
+    sizes = [200, 300, room - 500 - 3 + more]
+    for size in sizes:
+        lane = node.add("t", b"1" * size, 0.0, 5.0, None)
+    assert next_frame(node, lane).count == together
+
+
+@pytest.mark.parametrize(("more", "verdicts"), [(0, []), (1, ["TOO_LARGE"])])
+def test_the_largest_message_that_the_broker_takes_is_sent(more: int, verdicts: list[str]) -> None:
+    node = sender()
+    node.resume(1000, 0.0)
+    lane = node.add("t", b"1" * (1000 - WIRE.overhead(1) + more), 0.0, 5.0, None)
+    payload, outcomes = node.load(lane, 0.0)
+    assert [outcome.verdict.name for outcome in outcomes] == verdicts
+    assert (payload is None) == bool(verdicts)
+
+
+def test_a_frame_that_fits_exactly_stays_as_it_is_on_a_connection_with_a_limit() -> None:
+    node = sender()
+    lane = node.add("t", b"1" * 1000, 0.0, 5.0, None)
+    payload, _ = node.load(lane, 0.0)
+    assert payload
+    node.pause(1.0)
+    node.resume(len(payload), 2.0)
+    assert node.load(lane, 2.0) == (payload, [])
+
+
+def test_after_what_was_refused_together_messages_are_joined_again() -> None:
+    node = sender()
+    for _ in range(3):
+        lane = node.add("t", b"1", 0.0, 5.0, None)
+    node.load(lane, 0.0)
+    assert not node.landed(lane, REFUSED, 1.0)
+    for _ in range(2):
+        node.add("t", b"1", 1.0, 6.0, None)
+    assert [next_frame(node, lane).count for _ in range(4)] == [1, 1, 1, 2]
+
+
+def test_a_quiet_topic_is_not_looked_at_before_it_is_to_be_forgotten() -> None:
+    node = sender(forget_after=600.0)
+    send(node, "t", 0.0)
+    for now in (1.0, 2.0, 4.0, 8.0):
+        node.due(now)
+    assert node.next_due == 600.0
+
+
+def test_where_too_many_topics_are_known_some_of_the_oldest_that_are_quiet_give_way() -> None:
+    node = sender(load("pure_few", sending={"KNOWN_TOPICS": 4, "FORGOTTEN_AT_A_TIME": 2}))
+    busy = node.add("busy", b"1", 0.0, 5.0, None)
+    for topic in ("b", "c", "d"):
+        send(node, topic, 0.0)
+    send(node, "e", 0.0)
+    assert list(node.lanes) == ["c", "d", "busy", "e"]
+    assert node.lanes["busy"] is busy
+    assert next_frame(node, node.add("busy", b"1", 0.0, 5.0, None)).count == 2
+    assert [send(node, topic, 1.0).number for topic in ("b", "d")] == [1, 1]
+
+
+# History: what fits, and what is thinned out.
+
+
+def kept(history: Any, trail: Any, number: int = 0) -> list[int]:
+    return [each.number for each in history.read(trail, number)]
+
+
+def test_the_history_keeps_as_much_as_finds_room() -> None:
+    history, trail = FULL.history.History(3 * (8 + 10)), FULL.history.Trail()
+    seen = []
+    for number in range(7):
+        history.add(trail, number, 1, float(number), b"x" * 10)
+        seen.append(kept(history, trail))
+    assert seen == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]]
+    history.add(trail, 7, 1, 7.0, b"x" * (54 - 8))
+    assert kept(history, trail) == [7]
+    history.add(trail, 8, 1, 8.0, b"x" * (54 - 7))
+    assert kept(history, trail) == []
+
+
+def test_of_the_overwritten_frames_every_second_one_keeps_its_time() -> None:
+    few = load("pure_ten", history={"THINNED": 10})
+    history, trail = few.history.History(5 * (8 + 10)), few.history.Trail()
+
+    def marks() -> list[int]:
+        return [trail.number_of(index) for index in range(trail.length)]
+
+    for number in range(15):
+        history.add(trail, number, 1, float(number), b"x" * 10)
+    assert marks() == list(range(15))
+    history.add(trail, 15, 1, 15.0, b"x" * 10)
+    assert marks() == [0, 2, 4, 6, 8, 10, 11, 12, 13, 14, 15]
+    assert [trail.since(time) for time in (0.0, 1.0, 2.0, 9.5, 16.0)] == [0, 2, 2, 10, None]
+
+
+# The wire.
+
+
+def test_a_frame_adds_at_most_so_many_bytes() -> None:
+    header, runs, run_length, array, digest = 3 + 16 + 8 + 8 + 4 + 1, 2, 4 + 4, 5, 16
+    assert WIRE.overhead(3) == header + runs + run_length + array + 3 + digest
+
+
+def test_the_least_frame_is_a_header() -> None:
+    payload = WIRE.pack(0, WIRE.CONTROL, NODE, 0, 0, 0, 0, b"")
+    assert WIRE.unpack(payload).body == b""
+    with pytest.raises(ValueError, match="39 bytes are too few"):
+        WIRE.unpack(payload[:-1])
+
+
+@pytest.mark.parametrize(("number", "base", "count"), [(1, 2, 1), (WIRE.LARGEST_NUMBER, 0, 1), (0, 1, 1)])
+def test_a_frame_with_impossible_numbers_is_refused(number: int, base: int, count: int) -> None:
+    with pytest.raises(ValueError, match="is impossible"):
+        WIRE.unpack(WIRE.pack(1, WIRE.MESSAGES, NODE, number, base, count, 0, b"[1]"))
