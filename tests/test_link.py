@@ -653,7 +653,6 @@ def test_a_loop_that_is_always_late_notices_a_silent_broker_all_the_same() -> No
             await asyncio.sleep(FOREVER)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
-        await connector.connect()
         loop: Any = asyncio.get_running_loop()
 
         async def be_late() -> None:
@@ -663,12 +662,18 @@ def test_a_loop_that_is_always_late_notices_a_silent_broker_all_the_same() -> No
 
         late = asyncio.ensure_future(be_late())
         began = loop.time()
+        await refusal(connector.connect())
+        assert loop.time() - began < 60
+        broker.hosts["a"] = ""
+        await connector.connect()
+        began = loop.time()
         with pytest.raises(ERRORS.PublishUnconfirmedError):
             await connector.publish("topic", 1)
         assert loop.time() - began < 60
         late.cancel()
 
-    play(Broker(), settings("a", publish_timeout=2, heartbeat=600), scene, publish=publish)
+    broker = Broker(a="silent")
+    play(broker, settings("a", publish_timeout=2, connect_timeout=2, heartbeat=600), scene, publish=publish)
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
