@@ -657,8 +657,8 @@ def test_a_loop_that_is_always_late_notices_a_silent_broker_all_the_same() -> No
 
         async def be_late() -> None:
             while True:
-                loop.block(0.09)
-                await asyncio.sleep(0.01)
+                loop.block(0.073)
+                await asyncio.sleep(0.0117)
 
         late = asyncio.ensure_future(be_late())
         began = loop.time()
