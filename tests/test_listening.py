@@ -588,11 +588,11 @@ def test_what_is_known_of_a_frame_is_not_delivered_or_counted_again() -> None:
 def test_a_frame_is_decoded_once_for_its_first_listener() -> None:
     async def scene() -> None:
         inbox = Inbox(Ear(), Ear())
-        for frame in (payload(0, 3), payload(1, 3), again(4, (2, 0))):
+        for frame in (payload(0, 3), payload(1, 3), payload(4, 1), again(5, (2, 0))):
             inbox.take(frame)
         first, second = inbox.ears
-        assert first.got == second.got == [[0, 1, 2], [3], [4, 5]]
-        assert (first.were_decoded, second.were_decoded) == ([True] * 3, [False] * 3)
+        assert first.got == second.got == [[0, 1, 2], [3], [4], [5, 6]]
+        assert (first.were_decoded, second.were_decoded) == ([True] * 4, [False] * 4)
 
     play(scene)
 
