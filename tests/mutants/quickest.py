@@ -4,7 +4,16 @@ import gc
 
 import pytest
 
-ORDER = ("test_decisions", "test_small_parts", "test_link", "seeds", "test_model")
+ORDER = (
+    "test_decisions",
+    "test_small_parts",
+    "test_link",
+    "test_operations",
+    "test_listening",
+    "test_repairing",
+    "seeds",
+    "test_model",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
