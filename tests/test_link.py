@@ -910,3 +910,18 @@ def test_nothing_is_kept_of_what_a_transport_remembers_after_its_loss() -> None:
         assert (second.memory, second.topic_memory) == ({"client": "before"}, {"topic": 1})
 
     play(broker, settings("a"), scene)
+
+
+def test_a_broker_that_takes_nothing_holds_up_the_end_for_a_heartbeat_at_most() -> None:
+    async def publish(self: Any, topic: str, payload: bytes) -> None:
+        await asyncio.sleep(FOREVER)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        connector.publish_nowait("topic", 1)
+        await asyncio.sleep(0.1)
+        began = asyncio.get_running_loop().time()
+        await connector.close()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.9 + 3, abs=0.01)
+
+    play(Broker(), settings("a", publish_timeout=1, heartbeat=3), scene, publish=publish)

@@ -169,21 +169,22 @@ class Repair(Generic[S]):
             tasks.settle(self._said, None)
 
     async def leave(self) -> None:
-        """Tell the others the last numbers, and that this node answers no more questions."""
+        """Tell the others, within a heartbeat, the last numbers, and that this node answers no more questions."""
         if self._connection is None or not self._sender.answers:
             return
         self._counts.update({count.topic: count for count in self._sender.all_counts(self._loop.time())})
-        while self._connection and (self._call or self._has_something):
-            self._said = self._loop.create_future()
-            self._say()
-            await self._said
-        connection = self._connection
-        if connection:
-            payload = self._sender.pack_control(self.topic, Control(is_leaving=True))
-            try:
-                await connection.call(connection.publish(self.topic, payload), self._settings.heartbeat)
-            except Exception as error:
-                logger.debug("The others were not told that this node leaves: %s.", type(error).__name__)
+        heartbeat = self._settings.heartbeat
+        try:
+            async with asyncio.timeout(heartbeat):
+                while self._connection and (self._call or self._has_something):
+                    self._said = self._loop.create_future()
+                    self._say()
+                    await self._said
+                if connection := self._connection:
+                    payload = self._sender.pack_control(self.topic, Control(is_leaving=True))
+                    await connection.call(connection.publish(self.topic, payload), heartbeat)
+        except Exception as error:
+            logger.debug("The others were not told that this node leaves: %s.", type(error).__name__)
 
     # What this node says.
 
