@@ -1007,3 +1007,104 @@ def test_any_number_of_topics_comes_through_a_loss() -> None:
         assert failures == []
 
     run(hub, scene)
+
+
+def test_a_callback_that_raises_before_any_settings_are_known_keeps_no_other_message_waiting() -> None:
+    def source() -> Any:
+        raise OSError("not yet")
+
+    def callback(error: Any) -> None:
+        raise KeyError("mine")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: failures.append(context))
+        connector.start()
+        connector.publish_nowait("topic", 1, callback)
+        publishing = connector.publish("topic", 2)
+        with pytest.raises(ERRORS.PublishUnconfirmedError):
+            async with asyncio.timeout(60):
+                await publishing
+        assert failures == []
+        assert [e for e in told if isinstance(e, ERRORS.ListenerError)]
+
+    run(Hub(), scene, source)
+
+
+def test_a_secret_that_came_later_is_hidden_in_what_subscribe_says() -> None:
+    hub, passwords = Hub(), iter(["the-first-secret", "the-second-secret"])
+    hub.does["subscribe", "topic"] = ERRORS.SubscribeRefusedError("the-second-secret is wrong")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        hub.lose()
+        await asyncio.sleep(5)
+        with pytest.raises(ERRORS.SubscribeRefusedError) as refused:
+            await connector.subscribe("topic", print)
+        assert "second" not in str(refused.value)
+        assert refused.value.__cause__ is None
+
+    run(hub, scene, lambda: settings("a", password=next(passwords)))
+
+
+def test_the_password_of_a_file_is_hidden_in_what_subscribe_says_after_start(tmp_path: Any) -> None:
+    file = tmp_path / "password"
+    file.write_text("the-secret")
+    hub = Hub()
+    hub.does["subscribe", "topic"] = ERRORS.SubscribeRefusedError("the-secret is wrong")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connector.start()
+        with pytest.raises(ERRORS.SubscribeRefusedError) as refused:
+            await connector.subscribe("topic", print)
+        assert "the-secret" not in str(refused.value)
+
+    run(hub, scene, password_file=file)
+
+
+def test_the_broker_is_named_in_what_subscribe_says_after_start() -> None:
+    hub = Hub()
+    hub.does["subscribe", "topic"] = ERRORS.SubscribeRefusedError("not for you")
+
+    async def source() -> Any:
+        return settings("a")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connector.start()
+        with pytest.raises(ERRORS.SubscribeRefusedError) as refused:
+            await connector.subscribe("topic", print)
+        assert str(refused.value).startswith("a://a refused")
+
+    run(hub, scene, source)
+
+
+def test_a_secret_that_came_later_is_hidden_in_what_is_logged_of_the_control_topic(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub, passwords = Hub(), iter(["the-first-secret", "the-second-secret"])
+    hub.does["subscribe", "CONTROL"] = [None, ERRORS.SubscribeRefusedError("the-second-secret is wrong")]
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        hub.lose()
+        await asyncio.sleep(5)
+
+    run(hub, scene, lambda: settings("a", password=next(passwords)))
+    assert "does not let this node use the topic" in caplog.text
+    assert "second" not in caplog.text
+
+
+def test_a_secret_that_came_later_is_hidden_in_what_unsubscribe_says() -> None:
+    hub, passwords = Hub(), iter(["the-first-secret", "the-second-secret"])
+    hub.does["unsubscribe", "topic"] = [OSError("the-second-secret is wrong")]
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        hub.lose()
+        await asyncio.sleep(5)
+        await connector.subscribe("topic", print)
+        with pytest.raises(ERRORS.UnsubscribeError) as raised:
+            await connector.unsubscribe("topic", print)
+        assert "second" not in str(raised.value)
+
+    run(hub, scene, lambda: settings("a", password=next(passwords)))

@@ -186,20 +186,15 @@ class MessageConnector(Generic[S]):
     @property
     def settings(self) -> S:
         """The settings of the last attempt to connect; `NotReadyError` if a function has not returned any yet."""
-        if self._link and self._link.settings:
-            return self._link.settings
-        if isinstance(self._source, ConnectorSettings):
-            return self._source
+        if settings := self._known_settings:
+            return settings
         raise NotReadyError("The settings are not known before the first attempt to connect.")
 
     @property
     def node_name(self) -> str:
         """This node's name, which its private topic carries; drawn when it is first asked for, unless it is given."""
-        try:
-            given = self.settings.node_name
-        except NotReadyError:
-            given = None
-        return given or self._name.get()
+        settings = self._known_settings
+        return (settings and settings.node_name) or self._name.get()
 
     @property
     def is_ready(self) -> bool:
@@ -525,8 +520,8 @@ class MessageConnector(Generic[S]):
 
     def _report(self, error: Exception) -> None:
         """Emit an `error` event that shows no secret."""
-        if error.__cause__ and (self._link or isinstance(self._source, ConnectorSettings)):
-            error.__cause__ = self.settings.cause(error.__cause__)
+        if error.__cause__ and (settings := self._known_settings):
+            error.__cause__ = settings.cause(error.__cause__)
         self._events.report(error)
 
     def _report_failure(self, error: ConnectorError | None) -> None:
@@ -603,11 +598,15 @@ class MessageConnector(Generic[S]):
         return bool(in_listener) or self._events.is_calling_us()
 
     @property
+    def _known_settings(self) -> S | None:
+        if self._link and self._link.settings:
+            return self._link.settings
+        return self._source if isinstance(self._source, ConnectorSettings) else None
+
+    @property
     def _where(self) -> str:
-        try:
-            return self.settings.where
-        except NotReadyError:
-            return "the broker"
+        settings = self._known_settings
+        return settings.where if settings else "the broker"
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"The connector to {self._where} is closed: make a new one.")

@@ -118,6 +118,14 @@ class Link(Generic[S]):
         """The broker's address to show."""
         return self.settings.where if self.settings else "the broker"
 
+    def describe(self, error: BaseException) -> str:
+        """Put an exception in words that hold no secret of the settings that are used now."""
+        return self._limits.describe(error)
+
+    def cause(self, error: BaseException) -> BaseException | None:
+        """Return an exception, or None if it shows a secret of the settings that are used now."""
+        return self._limits.cause(error)
+
     async def open(self) -> None:
         """Connect for the first time, with one attempt at each host, and stay connected until `close`.
 
@@ -226,7 +234,7 @@ class Link(Generic[S]):
     def _end(self, gone: "asyncio.Future[Exception]") -> None:
         self._connection = None
         self._lasted = gone.get_loop().time() - self._came
-        self.last_failure = f"the connection was lost: {self._limits.describe(gone.result())}"
+        self.last_failure = f"the connection was lost: {self.describe(gone.result())}"
         self._on_down(gone.result())
 
     def _tell(self, failure: AttemptFailed) -> None:

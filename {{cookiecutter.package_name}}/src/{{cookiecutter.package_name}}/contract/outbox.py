@@ -233,4 +233,4 @@ class Outbox(Generic[S]):
         )
 
     def _describe(self, error: BaseException | None) -> str:
-        return (self._link.settings or self._settings).describe(error or RuntimeError())
+        return self._link.describe(error or RuntimeError())

@@ -125,7 +125,7 @@ class Repair(Generic[S]):
             self._losses += 1
             raise Again from loss.__cause__
         except SubscribeRefusedError as refusal:
-            self._do_without(self._settings.describe(refusal))
+            self._do_without(connection.transport.settings.describe(refusal))
             return
         self._losses = 0
         self._has_topic = True
@@ -361,7 +361,7 @@ class Repair(Generic[S]):
     def _was_said(self, connection: Connection[S], error: Exception | None) -> None:
         self._call = None
         if isinstance(error, PublishRefusedError) and connection is self._connection:
-            self._do_without(self._settings.describe(error))
+            self._do_without(connection.transport.settings.describe(error))
             return
         self._say()
 

@@ -285,15 +285,15 @@ class Subscriptions(Generic[S]):
             except Lost:
                 continue
             except SubscribeRefusedError as refusal:
-                raise self._refusal(state.topic, refusal) from settings.cause(refusal)
+                raise self._refusal(state.topic, refusal) from self._link.cause(refusal)
             except Exception as error:
                 if time() + settings.reconnect_delay_min > deadline:
                     raise SubscribeUnconfirmedError(
-                        f"{settings.where} did not confirm the subscription to topic {state.topic!r} within "
-                        f"publish_timeout = {settings.publish_timeout:g} s: {settings.describe(error)}. "
+                        f"{self._link.where} did not confirm the subscription to topic {state.topic!r} within "
+                        f"publish_timeout = {settings.publish_timeout:g} s: {self._link.describe(error)}. "
                         "The listener gets nothing; subscribe again when the broker answers.",
                         topic=state.topic,
-                    ) from settings.cause(error)
+                    ) from self._link.cause(error)
             await asyncio.sleep(settings.reconnect_delay_min)
 
     async def _wait_until_settled(self, topic: str, within: float) -> None:
@@ -315,9 +315,9 @@ class Subscriptions(Generic[S]):
         except Exception as error:
             self._start(self._insist(state))
             raise UnsubscribeError(
-                f"{self._settings.where} did not end the subscription to topic {state.topic!r}: "
-                f"{self._settings.describe(error)}. The listener gets nothing more all the same."
-            ) from self._settings.cause(error)
+                f"{self._link.where} did not end the subscription to topic {state.topic!r}: "
+                f"{self._link.describe(error)}. The listener gets nothing more all the same."
+            ) from self._link.cause(error)
         finally:
             self._tidy(state)
 
@@ -335,7 +335,7 @@ class Subscriptions(Generic[S]):
                 connection.lost(
                     ConnectionAbortedError(
                         f"the broker did not end the subscription to topic {state.topic!r}, to which nobody listens: "
-                        f"{settings.describe(error)}"
+                        f"{self._link.describe(error)}"
                     )
                 )
         finally:
@@ -386,11 +386,11 @@ class Subscriptions(Generic[S]):
         return task.result()
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"The connector to {self._settings.where} was closed meanwhile: make a new one.")
+        return ClosedError(f"The connector to {self._link.where} was closed meanwhile: make a new one.")
 
     def _refusal(self, topic: str, error: Exception) -> SubscribeRefusedError:
         return SubscribeRefusedError(
-            f"{self._settings.where} refused the subscription to topic {topic!r}: {self._settings.describe(error)}. "
+            f"{self._link.where} refused the subscription to topic {topic!r}: {self._link.describe(error)}. "
             "Check the topic, and the rights of the user at the broker.",
             topic=topic,
         )
