@@ -1093,3 +1093,18 @@ def test_what_is_thrown_into_a_receipt_comes_out() -> None:
             receipt.throw(ValueError)
 
     play(scene)
+
+
+def test_messages_whose_task_was_cancelled_before_it_began_are_given_to_the_listener_in_the_end() -> None:
+    async def scene() -> None:
+        desk, got = Desk(), list[int]()
+        one = desk.subscription(got.append)
+        one.put(batch([1, 2]))
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(5)
+        assert not one.is_idle
+        await one.finish(2.0)
+        assert got == [1, 2]
+
+    play(scene)

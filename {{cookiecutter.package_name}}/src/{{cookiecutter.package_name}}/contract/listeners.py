@@ -263,7 +263,7 @@ class Subscription(Pending):
 
     @property
     def is_idle(self) -> bool:
-        return self._worker is None or self._worker.done()
+        return (self._worker is None or self._worker.done()) and not (self._messages or self._batches)
 
     def is_calling_us(self) -> bool:
         return self._running is not None and self._running is _call.get()
@@ -278,6 +278,8 @@ class Subscription(Pending):
         if self.is_calling_us():
             self._clear()
             return
+        if self._messages or self._batches:
+            self._wake()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + within
         while self._worker and not self._worker.done() and (left := deadline - loop.time()) > 0:
