@@ -1108,3 +1108,22 @@ def test_a_secret_that_came_later_is_hidden_in_what_unsubscribe_says() -> None:
         assert "second" not in str(raised.value)
 
     run(hub, scene, lambda: settings("a", password=next(passwords)))
+
+
+def test_a_subscription_that_the_broker_never_answers_keeps_no_node_from_coming_back() -> None:
+    hub = Hub()
+    hub.does["subscribe", "topic"] = FOREVER
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        await connector.subscribe("other", print)
+        subscribing = asyncio.ensure_future(connector.subscribe("topic", print))
+        await asyncio.sleep(0.5)
+        hub.lose()
+        with pytest.raises(ERRORS.SubscribeUnconfirmedError):
+            await subscribing
+        assert connector.is_ready
+        assert reconnect_errors(told) == []
+        assert hub.asked.count(("subscribe", "other")) == 2
+
+    run(hub, scene, publish_timeout=3)

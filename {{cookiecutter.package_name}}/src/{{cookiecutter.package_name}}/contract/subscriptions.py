@@ -229,12 +229,13 @@ class Subscriptions(Generic[S]):
                 await self._through(self._release(state))
 
     async def restore(self, connection: Connection[S]) -> None:
-        """Subscribe to every topic on a new connection, side by side.
+        """Subscribe again to every topic that has a listener already, side by side.
 
-        A refusal is reported and leaves the others alone; any other failure is raised.
+        A refusal is reported and leaves the others alone; any other failure is raised. A listener that waits to be
+        subscribed sees to that itself, once there is a connection: it must not keep the others from theirs.
         """
         within = self._settings.publish_timeout
-        states = list(self._topics.values())
+        states = [state for state in self._topics.values() if len(state.subscriptions) > len(state.coming)]
         for first in range(0, len(states), SIDE_BY_SIDE):
             group = states[first : first + SIDE_BY_SIDE]
             results = await asyncio.gather(
@@ -242,8 +243,7 @@ class Subscriptions(Generic[S]):
             )
             for state, result in zip(group, results, strict=True):
                 if isinstance(result, SubscribeRefusedError):
-                    if len(state.subscriptions) > len(state.coming):  # otherwise those who wait are told
-                        self._report(self._refusal(state.topic, result))
+                    self._report(self._refusal(state.topic, result))
                 elif isinstance(result, BaseException):
                     raise result
 
