@@ -18,10 +18,10 @@ ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # ty
 MODULES_OF_ALL = {
     "annotated_types", "dotenv", "msgspec", "pydantic", "pydantic_core", "pydantic_settings", "pyee",
     "typing_extensions", "typing_inspection",
-    "ast_serialize", "cachetools", "colorama", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "iniconfig",
-    "librt", "mypy", "mypy_extensions", "mypyc", "packaging", "pathspec", "pip", "platformdirs", "pluggy", "py", "pygments",
+    "ast_serialize", "cachetools", "cffi", "colorama", "cryptography", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "idna", "iniconfig",
+    "librt", "mypy", "mypy_extensions", "mypyc", "packaging", "pathspec", "pip", "platformdirs", "pluggy", "py", "pycparser", "pygments",
     "pyproject_api", "pytest", "pytest_asyncio", "pytest_timeout", "python_discovery", "ruff", "setuptools",
-    "sortedcontainers", "tomli_w", "tox", "virtualenv", "wheel", "xdist",
+    "sortedcontainers", "tomli_w", "tox", "trustme", "virtualenv", "wheel", "xdist",
 }
 # A connector runs on each Python from 3.11: since then, these have left its standard library or entered it.
 MODULES_OF_SOME_PYTHONS = {

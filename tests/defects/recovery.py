@@ -331,7 +331,7 @@ def _(m: Machinery) -> None:
     nothing(m.outbox.Outbox, "release")
 
 
-@defect("only the first host is tried", "R8/dead_and_silent")
+@defect("only the first host is tried", "R8/bad_first_host")
 def _(m: Machinery) -> None:
     @instead(m.link.Link, "_hosts")
     async def hosts(original: Any, self: Any, *args: Any) -> Any:
@@ -346,7 +346,7 @@ def _(m: Machinery) -> None:
         return await original(self)
 
 
-@defect("a silent host takes all the time", "R8/dead_and_silent")
+@defect("a silent host takes all the time", "R8/bad_first_host")
 def _(m: Machinery) -> None:
     @instead(m.link.Link, "_establish")
     async def establish(original: Any, self: Any, settings: Any, within: float) -> Any:

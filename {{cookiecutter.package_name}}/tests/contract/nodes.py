@@ -3,13 +3,15 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from importlib.metadata import entry_points
 from inspect import isawaitable
 from pathlib import Path
@@ -120,7 +122,7 @@ class Node(Connector):
     errors: Log  # type: ignore[assignment, misc]
     """The `error` events; what a connector has under this name, tests have as `contract`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings | Callable[[], Settings]) -> None:
         super().__init__(settings)
         self.errors, self.readies, self.closes = Log(), Log(), Log()
         self.on("error", self.errors)
@@ -326,6 +328,26 @@ def somewhere(**changes: Any) -> Settings:
     return Settings(
         **{"url": SecretStr(f"{(Settings.schemes or ('broker',))[0]}://127.0.0.1:{free_port()}"), **changes}
     )
+
+
+@contextmanager
+def bad_host(fault: str) -> Iterator[contract.Target]:
+    """Lend a host that `refuses` connections, is `silent` once they are there, or `drops` the first packet of each."""
+    with socket.socket() as listener, ExitStack() as held:
+        listener.bind(("127.0.0.1", 0))
+        if fault != "refuses":
+            listener.listen(0 if fault == "drops" else 100)
+        place = listener.getsockname()
+        for _ in range(3 if fault == "drops" else 0):  # to fill the queue of those that nobody accepts
+            filler = held.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(place)
+        yield contract.Target(*place)
+
+
+def at_hosts(settings: Settings, *hosts: contract.Target) -> str:
+    """Return the url of settings with these hosts in place of those that it has."""
+    return replace(settings.address, hosts=hosts).url
 
 
 async def longest_pause(call: Awaitable[object]) -> float:

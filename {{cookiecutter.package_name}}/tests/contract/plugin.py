@@ -20,6 +20,7 @@ from ..broker import Broker
 from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
 from .blanks import TEST_URL
+from .certificates import Authority
 from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
 from .report import BROKER
@@ -109,6 +110,12 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     yield serve
     for server in servers:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Signs certificates for servers and clients."""
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture(scope="session")

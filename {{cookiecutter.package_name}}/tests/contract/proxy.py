@@ -60,6 +60,8 @@ class Proxy:
         self.connections: list[Connection] = []
         """Those that are open now, in the order in which they came."""
         self.accepted = 0
+        self.overheard: bytearray | None = None
+        """What clients send, if it is set to something."""
 
     @property
     def port(self) -> int:
@@ -156,6 +158,8 @@ class Proxy:
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
+                if way == "out" and self.overheard is not None:
+                    self.overheard += data
                 await connection.flows(way)
                 writer.write(data)
                 await writer.drain()

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ..subject import contract
+from .certificates import Certificate
 
 READY_WITHIN = 60.0
 """Seconds that a server may take to start."""
@@ -90,6 +91,21 @@ class Server(ABC):
     addresses: ClassVar[tuple[str, ...]] = ("url",)
     """The settings that say where the broker listens: a url, or the number of a port. Each gets a proxy of its own."""
 
+    speaks_tls: ClassVar[bool] = False
+    """Whether the server can speak TLS here: then `command` and `url` heed `certificate` and `asks_for_certificate`."""
+
+    certificate: Certificate | None = None
+    """What the server shows where it is to speak TLS, and TLS alone."""
+
+    asks_for_certificate: bool = False
+    """Whether it takes only clients that show a certificate of the same authority."""
+
+    changes_passwords: ClassVar[bool] = False
+    """Whether the server can ask for a password that changes: then it heeds `login` and has `set_password`."""
+
+    login: tuple[str, str] | None = None
+    """The user and the password without which it lets nobody in; `url` has no login then."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ports = {name: free_port() for name in self.addresses}
@@ -109,6 +125,10 @@ class Server(ABC):
     @abstractmethod
     def url(self) -> str:
         """Where the server is, for `Settings(url=...)`."""
+
+    def set_password(self, password: str) -> None:
+        """Change the password of the user in `login`, while the server runs."""
+        raise NotImplementedError
 
     def version(self) -> str:
         """Return what the server says it is, for the report; asked of its program by `--version`."""

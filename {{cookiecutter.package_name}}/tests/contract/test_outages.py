@@ -11,7 +11,7 @@ import pytest
 
 from ..subject import BrokerTransport, Settings, contract, sending
 from .faults import RAISING, Foreign, hang, hold_until, listen_to, pings, until_down
-from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
+from .nodes import PATIENCE, Log, Node, SpiedNode, at_hosts, bad_host, eventually, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 from .server import free_port
@@ -191,18 +191,13 @@ async def test_connect_tells_whether_trying_again_is_vain(node: MakeNode, refuse
 
 
 @pytest.mark.clause("R8")
-async def test_dead_and_silent_hosts_block_no_other(node: MakeNode, given: Settings, proxy: Proxy, topic: str) -> None:
-    if BrokerTransport.takes_all_hosts:
-        pytest.skip("not applicable: the client itself handles several hosts")
-    address = given.address
-    dead, silent, *alive = (f"127.0.0.1:{free_port()}", f"127.0.0.1:{proxy.port}", *map(str, address.hosts))
-    url = given.url.get_secret_value().replace(",".join(alive), ",".join([dead, silent, *alive]), 1)
-    proxy.mute()
-    connector: Node = await node(connect=False, url=url, connect_timeout=1.5)
-    async with patience("a connection to the last host"):
-        await connector.connect()
-        await connector.publish(topic, "through")
-    assert proxy.accepted > 0
+@pytest.mark.parametrize("fault", ["refuses", "silent", "drops"])
+async def test_a_bad_first_host_keeps_no_node_away(node: MakeNode, given: Settings, topic: str, fault: str) -> None:
+    with bad_host(fault) as bad:
+        url = at_hosts(given, bad, *given.address.hosts)
+        async with patience("ten nodes that connect past a bad host"):
+            nodes = await asyncio.gather(*(node(url=url, connect_timeout=6) for _ in range(10)))
+            await nodes[0].publish(topic, "through")
 
 
 @pytest.mark.clause("R8")
@@ -210,8 +205,7 @@ async def test_the_next_attempt_begins_with_the_next_host(node: MakeNode, given:
     if BrokerTransport.takes_all_hosts:
         pytest.skip("not applicable: the client itself handles several hosts")
     ports = [free_port(), free_port()]
-    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
-    url = given.url.get_secret_value().replace(",".join(map(str, given.address.hosts)), hosts, 1)
+    url = at_hosts(given, *(contract.Target("127.0.0.1", port) for port in ports))
     connector: SpiedNode = await node(SpiedNode, connect=False, noisy=True, url=url)
     tried = Log()
 

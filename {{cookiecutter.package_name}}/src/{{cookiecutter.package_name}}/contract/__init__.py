@@ -1,5 +1,6 @@
 """The machinery behind the contract of a message connector: the same in every package, never edited."""
 
+from .addresses import Target
 from .bridge import Bridge
 from .connector import MessageConnector, Stats
 from .errors import (
@@ -28,6 +29,7 @@ from .escaping import escape, unescape
 from .inbox import Inbox
 from .receipt import Receipt
 from .settings import ConnectorSettings
+from .tls import TlsSettings, ssl_context, tls_files
 from .topics import Topic, private_topic
 from .transport import Transport
 
@@ -57,10 +59,14 @@ __all__ = [
     "SubscribeError",
     "SubscribeRefusedError",
     "SubscribeUnconfirmedError",
+    "Target",
+    "TlsSettings",
     "Topic",
     "Transport",
     "UnsubscribeError",
     "escape",
     "private_topic",
+    "ssl_context",
+    "tls_files",
     "unescape",
 ]

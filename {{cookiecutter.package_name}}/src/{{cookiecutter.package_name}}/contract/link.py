@@ -14,6 +14,7 @@ from typing import Any, Generic, cast
 from pydantic import ValidationError
 
 from . import tasks
+from .addresses import Target
 from .connection import Again, Connection, Receive, reason
 from .errors import ClosedError, ConnectError, ReconnectError
 from .settings import ConnectorSettings
@@ -95,6 +96,7 @@ class Link(Generic[S]):
         self._work: asyncio.Task[None] | None = None  # the first attempt; then the keeper
         self._is_closed = False
         self._attempts = 0
+        self._announced: tuple[Target, ...] = ()
         self._came = 0.0
         self._lasted = 0.0
         self._told: dict[tuple[str, bool], float] = {}
@@ -232,6 +234,8 @@ class Link(Generic[S]):
         self._on_up(connection, settings)
 
     def _end(self, gone: "asyncio.Future[Exception]") -> None:
+        assert self._connection
+        self._announced = tuple(self._connection.transport.announced)
         self._connection = None
         self._lasted = gone.get_loop().time() - self._came
         self.last_failure = f"the connection was lost: {self.describe(gone.result())}"
@@ -361,24 +365,27 @@ class Link(Generic[S]):
             raise asyncio.CancelledError
 
     async def _hosts(self, settings: S, within: float) -> list[S]:
-        """Return settings for each host of the url, and for each address of a host that has several."""
-        targets = [] if self._transport_class.takes_all_hosts else settings.targets()
-        looking = [tasks.start(_addresses(target.host, within, settings.uses_tls)) for target in targets]
+        """Return settings for each host of the url, for each address of a host that has several, and for those announced."""
+        if self._transport_class.takes_all_hosts or not (targets := settings.targets()):
+            return [settings]
+        looking = [tasks.start(_addresses(target.host, within)) for target in targets]
         found: list[list[str | None]] = await asyncio.gather(*looking)
         hosts = [
             settings.at(target.host, target.port, address)
             for target, addresses in zip(targets, found, strict=True)
             for address in addresses
         ]
+        for target in [each for each in self._announced if each not in targets]:
+            if _is_address(target.host) and not _is_address(targets[0].host):  # certificates are for names
+                hosts.append(settings.at(targets[0].host, target.port, target.host))
+            else:
+                hosts.append(settings.at(*target))
         return hosts if len(hosts) > 1 else [settings]
 
 
-async def _addresses(host: str, within: float, by_name: bool) -> list[str | None]:
-    """Return the addresses of `host` if it has several; else None, for the client to look it up by itself.
-
-    A certificate names the host, so with TLS (`by_name`) an address cannot stand for it.
-    """
-    if by_name or _is_address(host):
+async def _addresses(host: str, within: float) -> list[str | None]:
+    """Return the addresses of `host` if it has several; else None, for the client to look it up by itself."""
+    if _is_address(host):
         return [None]
     loop = asyncio.get_running_loop()
     try:

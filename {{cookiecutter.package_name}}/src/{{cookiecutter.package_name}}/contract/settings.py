@@ -36,9 +36,6 @@ class ConnectorSettings(BaseSettings):
     schemes_without_hosts: ClassVar[tuple[str, ...]] = ()
     """Schemes of urls that name no hosts: `unix` for `unix:///path`."""
 
-    tls_schemes: ClassVar[tuple[str, ...]] = ()
-    """Schemes that mean TLS."""
-
     secret_options: ClassVar[tuple[str, ...]] = ()
     """Names of options in the url whose values are secret."""
 
@@ -182,11 +179,6 @@ class ConnectorSettings(BaseSettings):
         if self.password is not None:
             password = self.password.get_secret_value()
         return user, password
-
-    @property
-    def uses_tls(self) -> bool:
-        """Whether the connection is to be encrypted."""
-        return self.address.scheme in self.tls_schemes
 
     @property
     def cluster_keys(self) -> tuple[bytes, ...]:

@@ -1,9 +1,10 @@
 """The blanks' base class: what a contributor writes for a broker, and what the machinery owes it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Generic, TypeVar
 
+from .addresses import Target
 from .inbox import Inbox
 from .settings import ConnectorSettings
 
@@ -21,6 +22,9 @@ class Transport(ABC, Generic[S]):
 
     max_frame_bytes: int | None = None
     """The largest payload that the broker takes, in bytes, if it has a limit; set by `connect()`."""
+
+    announced: Sequence[Target] = ()
+    """Further hosts of the cluster, as the broker names them; after a loss they are tried, too, after those of the url."""
 
     takes_all_hosts: bool = False
     """Whether the client itself handles a url with several hosts; otherwise `settings.url` names one."""

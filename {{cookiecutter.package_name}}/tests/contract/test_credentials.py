@@ -1,0 +1,71 @@
+"""Passwords that change while nodes are connected: a file or a function has the new one (L12, R9)."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pydantic import SecretStr
+
+from ..broker import Broker
+from ..subject import Settings, contract
+from .nodes import Log, Node
+from .plugin import Change, MakeNode, ProxyFor, Serve
+from .server import at_port
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.production("rotation"),
+    pytest.mark.skipif(not Broker.changes_passwords, reason="not applicable: the server here has no password to change"),
+]
+
+USER = "node"
+
+
+def draw() -> str:
+    """Return a password that nobody has had yet."""
+    return f"s3cr3t-{uuid4().hex}"
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_wrong_password_is_refused_and_not_shown(serve: Serve, node: MakeNode) -> None:
+    server, wrong = serve(login=(USER, draw())), draw()
+    stranger: Node = await node(connect=False, url=server.url, username=USER, password=wrong)
+    with pytest.raises(contract.ConnectError) as raised:
+        await stranger.connect()
+    assert raised.value.refused, raised.value
+    assert wrong not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+@pytest.mark.clause("L12", "R9")
+@pytest.mark.parametrize("source", ["file", "function"])
+async def test_a_password_that_was_changed_is_refused_until_the_new_one_is_there(
+    serve: Serve, proxy_for: ProxyFor, node: MakeNode, change: Change, topic: str, tmp_path: Path, source: str
+) -> None:
+    old, new = draw(), draw()
+    server = serve(login=(USER, old))
+    proxy = await proxy_for(server)
+    place: dict[str, Any] = {"url": at_port(server.url, proxy.port), "username": USER}
+    file = tmp_path / "password"
+    file.write_text(f"{old}\n")
+
+    def present() -> Settings:
+        return change(**place, password=SecretStr(file.read_text().strip()))
+
+    if source == "file":
+        one: Node = await node(**place, password_file=file, noisy=True)
+    else:
+        one = await node(lambda _: Node(present), noisy=True)
+    other: Node = await node(url=server.url, username=USER, password=SecretStr(old))
+    mailbox = Log()
+    await one.subscribe(topic, mailbox)
+    await asyncio.to_thread(server.set_password, new)
+    await proxy.cut()
+    error = await one.error(contract.ReconnectError)
+    assert error.refused, error
+    assert old not in str(error)
+    file.write_text(f"{new}\n")
+    await one.until_ready(2)
+    await other.publish(topic, "after the change")
+    assert await mailbox.count(1) == ["after the change"]
