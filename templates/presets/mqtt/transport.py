@@ -29,7 +29,7 @@ LARGEST_PACKET = 268_435_455
 REJECTIONS = "Client identifier not valid", "Bad user name or password", "Not authorized", "Banned"
 """What a broker says to a node that may not enter."""
 
-NO_READER = "this needs an event loop that can watch sockets, as {} cannot; asyncio.SelectorEventLoop can, on any system"
+NO_READER = "this needs an event loop that can watch sockets: asyncio.SelectorEventLoop, for one, rather than {}"
 
 NO_TOPIC = "no/topic"
 """The name of no topic, since `escape` leaves no slash in one."""
