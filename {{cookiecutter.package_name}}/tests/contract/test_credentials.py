@@ -17,7 +17,9 @@ from .server import at_port
 pytestmark = [
     pytest.mark.real,
     pytest.mark.production("rotation"),
-    pytest.mark.skipif(not Broker.changes_passwords, reason="not applicable: the server here has no password to change"),
+    pytest.mark.skipif(
+        not Broker.changes_passwords, reason="not applicable: the server here has no password to change"
+    ),
 ]
 
 USER = "node"

@@ -95,9 +95,7 @@ async def refused(node: MakeNode, **settings: Any) -> contract.ConnectError:
 
 @marked
 @pytest.mark.clause("L3")
-async def test_a_server_of_another_authority_is_refused(
-    tls_server: Broker, node: MakeNode, tmp_path: Path
-) -> None:
+async def test_a_server_of_another_authority_is_refused(tls_server: Broker, node: MakeNode, tmp_path: Path) -> None:
     await refused(node, url=tls_server.url, tls=True)  # the system's authorities know nothing of it
     await refused(node, url=tls_server.url, tls_ca_file=Authority(tmp_path).file)
 
