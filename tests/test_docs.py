@@ -104,13 +104,17 @@ def test_the_contract_lists_all_errors() -> None:
 
 
 def test_the_contract_lists_all_settings() -> None:
-    fields = importlib.import_module("documented.settings").ConnectorSettings.model_fields
-    listed = {row[0].strip("`"): row[1] for row in rows(section("contract.md", "settings"))}
-    assert list(listed) == list(fields)
-    for name, default in listed.items():
-        value = None if fields[name].is_required() else fields[name].default
-        shown = float(default.replace(",", "")) if isinstance(value, int | float) else default or None
-        assert shown == value, f"the default of {name}"
+    common = importlib.import_module("documented.settings").ConnectorSettings.model_fields
+    with_tls = importlib.import_module("documented.tls").TlsSettings.model_fields
+    of_tls = {name: field for name, field in with_tls.items() if name not in common}
+    for anchor, fields in (("settings", common), ("tls", of_tls)):
+        listed = {row[0].strip("`"): row[1] for row in rows(section("contract.md", anchor))}
+        assert list(listed) == list(fields)
+        for name, default in listed.items():
+            value = None if fields[name].is_required() else fields[name].default
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            shown = float(default.replace(",", "")) if is_number else default or "None"
+            assert shown == (value if is_number else str(value)), f"the default of {name}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -68,6 +68,7 @@ def selected_by(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.option.report:
         items[:] = [item for item in items if not item.get_closest_marker("figure")]
+    items[:] = [item for item in items if all(map(_can, item.iter_markers("needs")))]
     _select(config, items)
     items.sort(key=_rank)
     unwritten = {blank.name: blank for blank in open_blanks()}
@@ -88,6 +89,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.user_properties += [("declared", keys[0]), ("excuse", excuse)]
             else:
                 item.add_marker(pytest.mark.skip(f"{NOT_APPLICABLE}{Broker.not_applicable[keys[0]]}"))
+
+
+def _can(needs: pytest.Mark) -> bool:
+    """Return whether the server of the tests can do what a test needs."""
+    return all(getattr(Broker, ability) for ability in needs.args)
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
