@@ -252,9 +252,9 @@ def claim(**changes: int) -> Any:
     return WIRE.Control(counts=[WIRE.Count("t", **values)])
 
 
-def doubt(target: bytes = NODE, first: int = 0, age: int | None = None) -> Any:
+def doubt(target: bytes = NODE, topic: str = "t", first: int = 0, age: int | None = None) -> Any:
     """Make a control frame with a question."""
-    return WIRE.Control(questions=[WIRE.Question(target, "t", first, age, 1)])
+    return WIRE.Control(questions=[WIRE.Question(target, topic, first, age, 1)])
 
 
 def reply(start: int, kept: int) -> Any:
@@ -271,7 +271,10 @@ def unpack(kind: int, body: bytes, count: int = 0) -> Any:
     ("kind", "word"),
     [
         *((WIRE.CONTROL, claim(**change)) for change in ({"base": 3}, {"given": 1}, {"quiet": -1}, {"base": -1})),
-        *((WIRE.CONTROL, doubt(**change)) for change in ({"target": b"short"}, {"first": -1}, {"age": -1})),
+        *(
+            (WIRE.CONTROL, doubt(**change))
+            for change in ({"target": b"short"}, {"topic": ""}, {"first": -1}, {"age": -1})
+        ),
         *((WIRE.ANSWER, reply(*numbers)) for numbers in ((3, 2), (2, 6), (-1, 2))),
     ],
 )

@@ -72,9 +72,9 @@ class Peer:
     def tell(self, number: int, topic: str = "topic", answers: bool = True) -> None:
         self.say(answers, counts=[WIRE.Count(topic, 0, number, number, 0)])
 
-    def ask(self, target: bytes, first: int, age: float | None, clock: int | None) -> None:
+    def ask(self, target: bytes, first: int, age: float | None, clock: int | None, topic: str = "topic") -> None:
         micros = None if age is None else int(age * 1_000_000)
-        self.say(questions=[WIRE.Question(target, "topic", first, micros, 1)], clock=clock)
+        self.say(questions=[WIRE.Question(target, topic, first, micros, 1)], clock=clock)
 
 
 def play(broker: Broker, scene: Scene, limits: dict[str, Any] | None = None, **attributes: Any) -> None:
@@ -621,5 +621,23 @@ def test_a_control_frame_has_so_many_entries_of_each_kind(monkeypatch: pytest.Mo
         await reconnect(broker, connector)
         await asyncio.sleep(1)
         assert [word.topics for word in broker.words] == [["a", "b"], ["c"]]
+
+    play(broker, scene)
+
+
+@pytest.mark.parametrize("topic", [CONTROL, ""])
+def test_a_forged_question_about_no_topic_is_told_and_not_answered(topic: str) -> None:
+    broker = Broker()
+    peer = Peer(broker)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.publish("topic", 1)
+        node = broker.frames("topic")[0].sender
+        peer.ask(node, 0, None, None, topic)
+        await asyncio.sleep(1)
+        assert [type(error) for error in told] == [ERRORS.BadFrameError]
+        assert {frame.kind for frame in broker.frames(topic)} <= {WIRE.CONTROL}
+        with pytest.raises(ERRORS.PublishRefusedError):
+            await connector.publish(topic, 1)
 
     play(broker, scene)
