@@ -609,8 +609,8 @@ def test_a_control_frame_is_no_larger_than_the_broker_takes(most: int | None, to
     play(broker, scene, max_frame_bytes=most)
 
 
-def test_a_control_frame_has_so_many_entries_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(REPAIR, "ENTRIES", 2)
+def test_a_control_frame_has_so_many_bytes_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REPAIR, "ENTRY_BYTES", 2 * (4 * len("a") + REPAIR.ENTRY_COST))
     broker = Broker()
 
     async def scene(connector: Any, told: list[Exception]) -> None:
