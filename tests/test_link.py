@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from jumping import ERRORS, FOREVER, Broker, block, now, of, play, raising, refusal, settings
+from jumping import ERRORS, FOREVER, Broker, block, module, now, of, play, raising, refusal, settings
 
 
 def test_each_host_has_an_equal_share_of_what_is_left() -> None:
@@ -90,6 +90,35 @@ def test_the_attempt_after_a_loss_begins_with_the_host_after_the_one_that_was_lo
 
     play(broker, settings("a,b,c"), scene)
     assert broker.tried == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "announced", "tried"),
+    [
+        ("a,b", [("b", 5), ("c", None)], ["a://a", "a://b", "a://b:5", "a://c", "a://a"]),
+        ("a", [("10.0.0.2", 5)], ["a://a", "a://a:5 (10.0.0.2)", "a://a"]),  # a certificate for `a` will do
+        ("10.0.0.1", [("10.0.0.2", 5)], ["a://10.0.0.1", "a://10.0.0.2:5", "a://10.0.0.1"]),
+    ],
+)
+def test_hosts_that_the_broker_announces_are_tried_after_a_loss(
+    hosts: str, announced: list[Any], tried: list[str]
+) -> None:
+    broker, known, seen = Broker(), [module("addresses").Target(*each) for each in announced], list[str]()
+
+    async def connect(transport: Any) -> None:
+        seen.append(transport.settings.where)
+        if 1 < len(seen) < len(tried):
+            raise ConnectionRefusedError
+        await broker.connect(transport)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.lose()
+        await asyncio.sleep(0.5)
+        assert connector.is_ready
+
+    play(broker, settings(hosts), scene, announced=known, connect=connect)
+    assert seen == tried
 
 
 def test_a_client_that_takes_all_hosts_gets_the_url_as_it_is() -> None:
