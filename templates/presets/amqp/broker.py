@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from .contract.clusters import Cluster
 from .contract.rabbitmq import PortMapper, RabbitMQ
 
 OWN = r"^deepstream(\..*)?$"
@@ -38,35 +39,40 @@ class Broker(RabbitMQ):
     }
 
 
-class ThreeServers:
+class ThreeServers(Cluster):
     """Three RabbitMQ servers that are a cluster, in which the exchange is everyone's and a queue is one server's."""
 
+    title = "RabbitMQ, three servers"
+
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self._mapper = PortMapper(folder / "mapper")
-        self.servers = [Broker(folder / str(number), self._mapper) for number in range(3)]
-        cluster = {
+        servers = [
+            self.new(Broker, str(number), shared_mapper=self._mapper, seconds_to_notice=4) for number in range(3)
+        ]
+        self.servers = [*servers]
+        options: dict[str, object] = {
+            **Broker.options,
             "cluster_partition_handling": "pause_minority",
             "cluster_formation.peer_discovery_backend": "classic_config",
         }
-        for number, server in enumerate(self.servers, 1):
-            server.folder.mkdir()
-            cluster[f"cluster_formation.classic_config.nodes.{number}"] = server.name
-        for server in self.servers:
-            server.options = {**Broker.options, **cluster}
+        for number, server in enumerate(servers, 1):
+            options[f"cluster_formation.classic_config.nodes.{number}"] = server.name
+            server.options = options
 
     @property
     def url(self) -> str:
-        """All three, the first one first."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"amqp://guest:guest@{hosts}"
 
     def start(self) -> None:
-        """Start one after another, each of which joins the first, and wait until all are ready."""
+        """Start one after another, so that each joins the first, and wait until all are ready."""
         for server in self.servers:
             server.start()
 
     def stop(self) -> None:
-        """Kill all three, and wait for their end."""
-        for server in self.servers:
-            server.stop()
+        super().stop()
         self._mapper.stop()
+
+
+Broker.clusters = (ThreeServers,)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from .contract.clusters import Cluster
 from .contract.server import READY_WITHIN, Server, find_program
 
 INSTALL = "apt-get install mosquitto, or brew install mosquitto"
@@ -57,32 +58,27 @@ class Broker(Server):
         return file
 
 
-class TwoBridged:
+class TwoBridged(Cluster):
     """Two Mosquitto servers, of which the second hands on to the first what it hears, and the other way round."""
 
+    title = "Mosquitto, two with a bridge"
+
     def __init__(self, folder: Path) -> None:
-        self.servers = first, second = [Broker(folder / name) for name in ("first", "second")]
-        second.configuration = (
+        super().__init__(folder)
+        first = self.new(Broker, "first")
+        bridge = (
             "connection bridge",
             f"address 127.0.0.1:{first.port}",
             "bridge_protocol_version mqttv50",
             "topic # both 1",
             "restart_timeout 1",
+            "keepalive_interval 5",
         )
-        for server in self.servers:
-            server.folder.mkdir()
+        self.servers = [first, self.new(Broker, "second", configuration=bridge)]
 
     @property
     def url(self) -> str:
-        """Both servers, the first one first."""
         return f"mqtt://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
 
-    def start(self) -> None:
-        """Start both, and wait until they are ready."""
-        for server in self.servers:
-            server.start()
 
-    def stop(self) -> None:
-        """Kill both, and wait for their end."""
-        for server in self.servers:
-            server.stop()
+Broker.clusters = (TwoBridged,)

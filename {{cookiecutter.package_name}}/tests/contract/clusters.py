@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
@@ -18,6 +18,8 @@ HEADS = ("cluster", "fault", "ready", "could serve", "owed", "delivered", "lost"
 """What a row of the table has; both times are seconds after the fault."""
 
 ESTABLISHED = "01"
+
+S = TypeVar("S", bound=Server)
 
 
 class Cluster(ABC):
@@ -37,7 +39,7 @@ class Cluster(ABC):
         self.servers: list[Server] = []
         """Those to which nodes connect."""
 
-    def new(self, kind: type[Server], name: str, **attributes: Any) -> Server:
+    def new(self, kind: type[S], name: str, **attributes: Any) -> S:
         """Return a server for the cluster, with a folder of its own and attributes that differ from its class's."""
         folder = self.folder / name
         folder.mkdir()

@@ -26,7 +26,7 @@ class PortMapper(Server):
 
 
 class RabbitMQ(Server):
-    """One node, with a port mapper of its own unless it is given one.
+    """One node, with a port mapper of its own unless it shares one.
 
     `options` has more lines of its file. Vhosts, users and rights are its `definitions`; where there is a `login`, that
     user alone gets in, and may do all.
@@ -40,12 +40,21 @@ class RabbitMQ(Server):
     definitions: Mapping[str, Any]
     options: Mapping[str, object] = {}
 
-    def __init__(self, folder: Path, mapper: PortMapper | None = None) -> None:
+    shared_mapper: PortMapper | None = None
+    """That of a cluster, whose nodes must have the same."""
+
+    seconds_to_notice: int = 60
+    """After about so many seconds of silence, the nodes of a cluster think that another one is down."""
+
+    def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.name = f"test-{self.port}@localhost"
         self._distribution_port = free_port()
-        self._mapper = mapper or PortMapper(folder / "mapper")
-        self._has_own_mapper = mapper is None
+        self._own_mapper = PortMapper(folder / "mapper")
+
+    @property
+    def _mapper(self) -> PortMapper:
+        return self.shared_mapper or self._own_mapper
 
     def spawn(self) -> None:
         if not self._mapper.is_running:
@@ -55,8 +64,7 @@ class RabbitMQ(Server):
 
     def stop(self) -> None:
         super().stop()
-        if self._has_own_mapper:
-            self._mapper.stop()
+        self._own_mapper.stop()
 
     def command(self) -> list[str]:
         (self.folder / "definitions.json").write_text(json.dumps(self._definitions()))
@@ -105,6 +113,7 @@ class RabbitMQ(Server):
         return Path(self.program("rabbitmq-server")).resolve().parts[-3].replace("rabbitmq_server-", "RabbitMQ ")
 
     def environment(self) -> dict[str, str]:
+        local = f"-kernel inet_dist_use_interface {{127,0,0,1}} -kernel net_ticktime {self.seconds_to_notice}"
         return {
             "HOME": str(self._mapper.folder),  # where the cookie is, which nodes and tools must share
             "ERL_EPMD_PORT": str(self._mapper.port),
@@ -114,7 +123,7 @@ class RabbitMQ(Server):
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-start_epmd false {local}",
             "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
         }
 
