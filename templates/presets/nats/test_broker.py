@@ -275,7 +275,8 @@ def holds(item: Any, items: list[Any]) -> bool:
 async def test_the_loss_of_one_server_after_another_is_survived(
     cluster: ThreeServers, node: MakeNode, topic: str
 ) -> None:
-    nodes = [await node(url=cluster.url, noisy=True, publish_timeout=60) for _ in range(3)]
+    urls = [",".join(server.url for server in cluster.servers[first:] + cluster.servers[:first]) for first in range(3)]
+    nodes = [await node(url=url, noisy=True, publish_timeout=60) for url in urls]  # one at each server
     mailboxes, sent, outcomes, is_over = [Log() for _ in nodes], [0 for _ in nodes], Log(), asyncio.Event()
     for each, mailbox in zip(nodes, mailboxes, strict=True):
         await each.subscribe(topic, mailbox)
@@ -390,7 +391,8 @@ async def test_a_server_that_says_what_is_no_nats_is_left_at_once(node: MakeNode
 @pytest.mark.clause("S1")
 async def test_it_matters_not_in_which_pieces_the_bytes_come(change: Change) -> None:
     wire = Wire(change())
-    wire.transport.connection_made(Mock())
+    socket = Mock()
+    wire.transport.connection_made(socket)
     subscribing = asyncio.ensure_future(wire.transport.subscribe("a"))
     await asyncio.sleep(0)
     payloads = [b"", b"x", b"\r\n", b"MSG a 1 1\r\nx\r\n", b"y" * 3000]
@@ -408,6 +410,8 @@ async def test_it_matters_not_in_which_pieces_the_bytes_come(change: Change) -> 
             wire.transport.data_received(rest[:size])
             rest = rest[size:]
         assert wire.payloads.items == [("a", payload) for payload in payloads * 2]
+        socket.write.assert_called_with(b"PONG\r\n")
+        socket.reset_mock()
     await subscribing
     assert not wire.losses.items
 
