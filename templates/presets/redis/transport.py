@@ -162,20 +162,17 @@ class Dialogue(asyncio.Protocol):
                 if isinstance(said, hiredis.PushNotification):
                     if said and said[0] == b"message":
                         self._received(said[1].decode(), said[2])
-                    elif self._asked and self._asked[0][2] == said[:2]:
-                        self._answer(said)
-                elif self._asked:
-                    self._answer(said)
-                else:
+                        continue
+                    if not self._asked or self._asked[0][2] != said[:2]:
+                        continue
+                elif not self._asked:
                     raise hiredis.ProtocolError(f"the server said without being asked: {said}")
+                answer, refused, _ = self._asked.popleft()
+                answer.said = said
+                answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
         except hiredis.ProtocolError as error:
             self._lost(error)
             self._socket.abort()
-
-    def _answer(self, said: Any) -> None:
-        answer, refused, _ = self._asked.popleft()
-        answer.said = said
-        answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
 
     def connection_lost(self, error: Exception | None) -> None:
         error = error or ConnectionResetError("the server closed the connection")
