@@ -86,8 +86,10 @@ class Sentinels:
 
     name = "nodes"
     certificate: Certificate | None = None
+    """That of the servers."""
     login: tuple[str, str] | None = None
     """The user and the password at the servers."""
+    sentinel_certificate: Certificate | None = None
     sentinel_login: tuple[str, str] | None = None
 
     def __init__(self, folder: Path) -> None:
@@ -98,7 +100,7 @@ class Sentinels:
     def url(self) -> str:
         """Where the sentinels are."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"{'rediss' if self.certificate else 'redis'}+sentinel://{hosts}/{self.name}"
+        return f"{'rediss' if self.sentinel_certificate else 'redis'}+sentinel://{hosts}/{self.name}"
 
     def start(self) -> None:
         """Start them all, and wait until they know each other."""
@@ -120,8 +122,9 @@ class Sentinels:
         for sentinel in self.sentinels:
             sentinel.options = [f"sentinel {line}" for line in watching]
         for each in (*self.servers, *self.sentinels):
-            each.certificate = self.certificate
-            each.login = self.sentinel_login if isinstance(each, Sentinel) else self.login
+            is_sentinel = isinstance(each, Sentinel)
+            each.certificate = self.sentinel_certificate if is_sentinel else self.certificate
+            each.login = self.sentinel_login if is_sentinel else self.login
             each.start()
         _wait_until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up", "a replica in step")
         _wait_until(lambda: all(map(self._knows_all, self.sentinels)), "sentinels that know each other")

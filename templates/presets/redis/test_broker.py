@@ -169,8 +169,10 @@ async def test_nodes_follow_a_planned_change_of_the_primary_with_tls_and_logins_
     serve: Serve, authority: Authority, node: MakeNode, topic: str
 ) -> None:
     logins = {"login": ("node", "s3cr3t-of-servers"), "sentinel_login": ("guard", "s3cr3t-of-sentinels")}
-    sentinels: Sentinels = serve(Sentinels, certificate=authority.issue("127.0.0.1"), **logins)
-    settings = {"url": sentinels.url, "tls_ca_file": authority.file, "username": "node", "sentinel_username": "guard"}
+    certificates = {"certificate": authority.issue("127.0.0.1"), "sentinel_certificate": authority.issue("localhost")}
+    sentinels: Sentinels = serve(Sentinels, **certificates, **logins)
+    url = sentinels.url.replace("127.0.0.1", "localhost")
+    settings = {"url": url, "tls_ca_file": authority.file, "username": "node", "sentinel_username": "guard"}
     passwords = {name: SecretStr(logins[login][1]) for name, login in PASSWORDS.items()}
     async with talking(node, topic, **settings, **passwords) as nodes:
         sentinels.switch_over()
@@ -290,6 +292,19 @@ async def test_what_a_server_says_in_place_of_an_answer_is_told(
         stranger: Node = await node(connect=False, url=url)
         with pytest.raises(contract.ConnectError, match=r"max number of clients|Protocol error"):
             await stranger.connect()
+    assert caplog.messages == []
+
+
+@pytest.mark.clause("R1")
+async def test_what_a_server_says_without_being_asked_is_a_loss(
+    change: Change, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scripted(HELLO=HELLO + b"-ERR no more\r\n") as url:
+        wire = Wire(change(url=url))
+        await wire.transport.connect()
+        (loss,) = await wire.losses.count(1)
+        await wire.transport.close()
+    assert "ERR no more" in str(loss)
     assert caplog.messages == []
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from ssl import SSLError
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
 import hiredis
@@ -126,8 +126,7 @@ class Dialogue(asyncio.Protocol):
         self._is_let_in = False
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
-        assert isinstance(socket, asyncio.Transport)
-        self._socket = socket
+        self._socket = cast(asyncio.Transport, socket)
 
     def ask(
         self, refused: Callable[[str], Exception], *command: str | bytes, pushed: list[bytes] | None = None
