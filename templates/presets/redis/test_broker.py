@@ -228,8 +228,8 @@ async def test_messages_pass_between_nodes_at_all_servers_of_a_cluster_also_its_
 @pytest.mark.clause("L3")
 async def test_a_unix_socket_is_taken(serve: Serve, node: MakeNode, topic: str) -> None:
     server: Broker = serve(options=["unixsocket socket"])
+    other: Node = await node(url=server.url)  # the socket is there when the server answers
     one: Node = await node(url=f"unix://{server.folder}/socket")
-    other: Node = await node(url=server.url)
     mailbox = Log()
     await one.subscribe(topic, mailbox)
     await other.publish(topic, "heard")
