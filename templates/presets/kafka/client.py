@@ -146,6 +146,10 @@ class Client:
                 await connection.connect()
         except errors.BrokerResponseError as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
+        except errors.KafkaConnectionError as error:
+            if isinstance(error.__cause__, OSError):  # what TLS says, for one
+                raise error.__cause__ from error
+            raise
         connection.is_up = True
         return connection
 
