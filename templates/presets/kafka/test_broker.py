@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ from .contract.public import (
     Server,
     Wire,
 )
-from .subject import Settings, contract
+from .subject import BrokerTransport, Settings, contract
 
 
 @pytest.fixture
@@ -98,9 +99,17 @@ async def test_a_wrong_password_is_told_without_showing_it(
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r} {caplog.text}"
 
 
-def test_a_token_is_asked_for_where_it_is_needed() -> None:
-    with pytest.raises(ValidationError, match="OAUTHBEARER needs a token"):
-        Settings(sasl_mechanism="OAUTHBEARER", username="somebody")
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"sasl_mechanism": "OAUTHBEARER", "username": "somebody"}, "OAUTHBEARER needs a token"),
+        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after the hosts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        Settings(**settings)
 
 
 def token(user: str, lifetime: float) -> str:
@@ -193,6 +202,39 @@ async def test_nothing_is_missed_through_cuts_without_a_control_topic(
     assert await mailbox.count(sent + 1) == list(range(sent + 1))
     assert subscriber.stats()["lost"] == subscriber.stats()["repaired"] == 0
     assert contract.escape(f"{topic}-control", "_") not in await admin.list_topics()
+
+
+@pytest.mark.clause("R4", "R8")
+async def test_a_topic_whose_leader_is_frozen_keeps_no_node_away(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher: Node = await node()
+    subscriber: Node = await node(noisy=True, **through)
+    led, leaderless = Log(), Log()
+    await subscriber.subscribe(topic, led)
+    await subscriber.subscribe(f"{topic}-leaderless", leaderless)
+    await publisher.publish(f"{topic}-leaderless", "before")
+    await leaderless.count(1)
+    client, asked = sys.modules[BrokerTransport.__module__].Client, Log()
+    real = client.leader
+    with socket.create_server(("127.0.0.1", 0)) as frozen, monkeypatch.context() as patched:
+
+        async def leader(client: Any, name: str) -> contract.Target:
+            if not name.endswith("leaderless"):
+                return await real(client, name)
+            asked()
+            return contract.Target(*frozen.getsockname())
+
+        patched.setattr(client, "leader", leader)
+        await proxy.cut()
+        await subscriber.until_ready(2)
+        await publisher.publish(topic, "through another broker")
+        await publisher.publish(f"{topic}-leaderless", "while it is frozen")
+        assert await led.count(1) == ["through another broker"]
+        await asked.count(3)
+        assert leaderless.items == ["before"]
+    assert await leaderless.count(2) == ["before", "while it is frozen"]
+    assert len(subscriber.readies.items) == 2
 
 
 @pytest.mark.clause("R4", "M3")
