@@ -139,6 +139,29 @@ def constants(module: str) -> dict[str, Any]:
     return found
 
 
+# The brokers.
+
+
+@pytest.mark.parametrize("preset", FILLED)
+def test_the_figures_of_a_broker_are_of_the_order_that_its_report_has(preset: str) -> None:
+    link = f"[`{preset}`](conformance/{preset}/CONFORMANCE.md)"
+    table = section("brokers.md", "which").partition("Today's figures")[2]
+    [told] = [row[2:] for row in rows(table) if row[0] == link]
+    report = json.loads((DOCS / "conformance" / preset / "conformance.json").read_text(encoding="utf-8"))
+    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
+    for name, text in zip(("round_trip_ms", "rate_1", "rate_100", "recovery_s"), told, strict=True):
+        [number] = [float(digits.replace(",", "")) for digits in re.findall(r"\d[\d,.]*", text)]
+        assert number / 3 < figures[name] < number * 3, f"{name} is {figures[name]}, and {text} is told"
+
+
+def test_urls_of_brokers_are_such_as_a_connector_reads() -> None:
+    parse = importlib.import_module("documented.addresses").parse
+    urls = re.findall(r"`((?!scheme:)[a-z+]+://[^`]+)`", PAGES["brokers.md"])
+    assert urls
+    for url in urls:
+        parse(re.sub(":port|:PORT", ":1", url), (), ("unix",))
+
+
 # The wire format.
 
 

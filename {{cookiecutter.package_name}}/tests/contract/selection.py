@@ -15,7 +15,7 @@ DECLARED = pytest.StashKey[str]()
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run tests side by side, each worker with a server of its own, unless one disturbs the other."""
-    is_alone = config.option.report or os.environ.get(TEST_URL) or open_blanks()
+    is_alone = config.option.report or config.option.clusters or os.environ.get(TEST_URL) or open_blanks()
     return 0 if is_alone else Broker.workers
 
 
