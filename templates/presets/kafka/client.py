@@ -34,24 +34,26 @@ class Client:
     `ConnectError` where it refuses the login, and what `errors` has for the code with which it answers.
     """
 
-    def __init__(self, settings: Settings, lost: Callable[[Exception], None]) -> None:
-        [target, *_] = settings.targets()
-        self._home = Target(target.host, target.port or 9092)
-        self._settings = settings
+    _settings: Settings
+    _home: Target
+    """The broker of the url."""
+
+    def __init__(self, lost: Callable[[Exception], None]) -> None:
         self._lost = lost
         self._named: ssl.SSLContext | None = None  # for the broker of the url, whose name may stand for an address
         self._unnamed: ssl.SSLContext | None = None  # for those that it names
-        self._controller = self._home
         self._brokers: dict[int, Target] = {}
         self._attempts: dict[tuple[Target, str], asyncio.Task[_Connection]] = {}
         self._topics_in_the_making = 0
 
-    async def enter(self) -> None:
+    async def enter(self, settings: Settings) -> None:
         """Connect to the broker of the url, which is asked for all others."""
         logging.getLogger("aiokafka.conn").addFilter(_shows_no_login)
-        if self._settings.uses_tls:
-            self._named = await asyncio.to_thread(ssl_context, self._settings)
-            self._unnamed = await asyncio.to_thread(ssl_context, self._settings, "")
+        [target, *_] = settings.targets()
+        self._settings, self._home = settings, Target(target.host, target.port or 9092)
+        if settings.uses_tls:
+            self._named = await asyncio.to_thread(ssl_context, settings)
+            self._unnamed = await asyncio.to_thread(ssl_context, settings, "")
         await self._learn(self._home, ASKING, [])
 
     async def reach(self, broker: Target, channel: str = ASKING) -> "_Connection":
@@ -145,7 +147,8 @@ class Client:
             async with asyncio.timeout(self._settings.connect_timeout):
                 await connection.connect()
         except errors.BrokerResponseError as refusal:
-            raise ConnectError(str(refusal), refused=True) from refusal
+            text = f"sasl_mechanism = {self._settings.sasl_mechanism}: {refusal}"
+            raise ConnectError(text, refused=True) from refusal
         except errors.KafkaConnectionError as error:
             if isinstance(error.__cause__, OSError):  # what TLS says, for one
                 raise error.__cause__ from error

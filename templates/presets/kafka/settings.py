@@ -70,7 +70,9 @@ class Settings(TlsSettings):
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
         if self.address.rest.strip("/"):
-            raise ValueError("url: it must end after the hosts, since TLS, login and all else are settings of their own")
+            raise ValueError(
+                "url: it must end after the hosts, since TLS, login and all else are settings of their own"
+            )
         if self.sasl_mechanism == "OAUTHBEARER" and self.password_file is None and not self.login[1]:
             raise ValueError("sasl_mechanism = OAUTHBEARER needs a token: password, or password_file")
         return self

@@ -219,7 +219,7 @@ async def test_a_topic_whose_leader_is_frozen_keeps_no_node_away(
     real = client.leader
     with socket.create_server(("127.0.0.1", 0)) as frozen, monkeypatch.context() as patched:
 
-        async def leader(client: Any, name: str) -> contract.Target:
+        async def leader(client: Any, name: str) -> Any:
             if not name.endswith("leaderless"):
                 return await real(client, name)
             asked()

@@ -32,7 +32,7 @@ class BrokerTransport(Transport[Settings]):
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
         self.max_frame_bytes = settings.max_batch_bytes - 128  # for what Kafka puts around it
-        self._client = Client(settings, inbox.lost)
+        self._client = Client(inbox.lost)
         self._leaders: dict[str, Target] = {}  # this and what follows by name: what Kafka calls a topic
         self._topics: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
@@ -41,7 +41,7 @@ class BrokerTransport(Transport[Settings]):
         self._progress = asyncio.Event()
 
     async def connect(self) -> None:
-        await self._client.enter()
+        await self._client.enter(self.settings)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         name, how = self.settings.name_of(topic), self.settings.confirmation
