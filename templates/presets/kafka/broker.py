@@ -61,8 +61,7 @@ class Broker(Server):
         super().__init__(folder)
         self.behind_port, self.login_port, self.inside_port, self.controller_port = (free_port() for _ in range(4))
         if elsewhere := os.environ.get(TEST_URL):  # somebody else runs it, and has a listener for the proxy, too
-            self.behind_port = (urlsplit(elsewhere).port or 9092) + 2
-            self.proxy_ports["url"] = self.behind_port + 10000
+            self.proxy_ports["url"] = (urlsplit(elsewhere).port or 9092) + 10002
 
     def version(self) -> str:
         return f"Apache Kafka {VERSION}"
@@ -82,8 +81,8 @@ class Broker(Server):
         self.run_tool("kafka.admin.ConfigCommand", *words, "--add-config", f"{SCRAM}=[password={password}]")
 
     def targets(self, settings: contract.ConnectorSettings) -> dict[str, tuple[str, int]]:
-        host, _ = super().targets(settings)["url"]
-        return {"url": (host, self.behind_port)}
+        host, port = super().targets(settings)["url"]
+        return {"url": (host, self.behind_port if self.is_running else port + 2)}
 
     def is_ready(self) -> bool:
         try:
