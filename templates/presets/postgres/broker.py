@@ -1,5 +1,6 @@
 """The servers for the tests: PostgreSQL, which the machine has, with files of its own; alone, or with a standby."""
 
+import asyncio
 import atexit
 import os
 import shutil
@@ -9,8 +10,9 @@ import tempfile
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from .contract.clusters import Cluster
 from .contract.server import Missing, Server, find_program
 
 UNPRIVILEGED = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT", "--"]
@@ -23,6 +25,9 @@ class Broker(Server):
     speaks_tls: ClassVar = True
     changes_passwords: ClassVar = True
 
+    primary: "Broker | None" = None
+    """The server that it follows; then it is a standby, until it is promoted."""
+
     def start(self) -> None:
         if not (self.folder / "data").exists():
             if os.geteuid() == 0:
@@ -34,7 +39,10 @@ class Broker(Server):
         super().start()
 
     def fill(self) -> None:
-        """Make what the server stores, with the user of the tests."""
+        """Make what the server stores: a copy of its primary, or the user of the tests alone."""
+        if self.primary:
+            self._run("pg_basebackup", "-d", self.primary.url, "-D", "data", "-R", "-X", "stream", "-c", "fast", "-N")
+            return
         (self.folder / "password").write_text("s3same")
         users = ["--username=tester", "--auth=scram-sha-256", "--pwfile=password"]
         self._run("initdb", *users, "--pgdata=data", "--no-sync", "--encoding=UTF8", "--locale=C")
@@ -47,6 +55,16 @@ class Broker(Server):
             user, password = self.login
             create = f"create role {user} login password '{password}'"
             self._run("postgres", "--single", "-D", "data", "postgres", given=create)
+
+    def follow(self, primary: "Broker") -> None:
+        """Forget all, and be a standby of another server from the next start on."""
+        shutil.rmtree(self.folder / "data")
+        self.primary = primary
+        self.fill()
+
+    def promote(self) -> None:
+        """Make a standby a primary; return when it is one."""
+        self._run("pg_ctl", "promote", "-D", "data")
 
     def set_password(self, password: str) -> None:
         assert self.login
@@ -103,14 +121,14 @@ class Broker(Server):
     def stop(self) -> None:
         """Let the server end at once, as in a crash; killed, it would leave shared memory."""
         if self._process:
-            self.signal(signal.SIGCONT)
+            self.thaw()
             self._process.send_signal(signal.SIGQUIT)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=10)
         super().stop()
 
-    def signal(self, number: int) -> None:
-        """Send a signal to each of the server's processes: SIGSTOP freezes it, SIGCONT lets it go on."""
+    def _signal(self, number: int) -> None:
+        # Each of its processes is a group of its own.
         assert self._process
         listed = subprocess.run(["ps", "-o", "pid=", "--ppid", f"{self._process.pid}"], capture_output=True, text=True)
         for pid in (self._process.pid, *map(int, listed.stdout.split())):
@@ -123,47 +141,45 @@ class Broker(Server):
         return f"postgresql://{login}127.0.0.1:{self.port}/postgres"
 
 
-class Standby(Broker):
-    """A server that follows another one, and refuses to write, until it is promoted."""
+class PrimaryAndStandby(Cluster):
+    """A primary, and a standby that is promoted when the primary is gone, which comes back as a standby."""
 
-    def __init__(self, folder: Path, primary: Broker) -> None:
-        super().__init__(folder)
-        self._primary = primary
-
-    def fill(self) -> None:
-        self._run("pg_basebackup", "-d", self._primary.url, "-D", "data", "-R", "-X", "stream", "-c", "fast", "-N")
-
-    def promote(self) -> None:
-        """Make it a primary; return when it is one."""
-        self._run("pg_ctl", "promote", "-D", "data")
-
-
-class PrimaryAndStandby:
-    """A primary, and a standby that follows it."""
+    title = "PostgreSQL, a primary and a standby"
+    switches_over = True
 
     def __init__(self, folder: Path) -> None:
-        for name in ("primary", "standby"):
-            (folder / name).mkdir()
-        self.primary = Broker(folder / "primary")
-        self.standby = Standby(folder / "standby", self.primary)
-        self.servers = self.primary, self.standby
+        super().__init__(folder)
+        self.primary: Any = self.new(Broker, "one")
+        self.standby: Any = self.new(Broker, "other", primary=self.primary)
+        self.servers = [self.primary, self.standby]
 
     def start(self) -> None:
-        """Start both; return when the standby answers."""
         for server in self.servers:
             server.start()
 
-    def stop(self) -> None:
-        """Stop both."""
-        for server in self.servers:
-            server.stop()
-
-    def promote(self) -> None:
-        """Make the standby a primary."""
-        self.standby.promote()
-
     @property
     def url(self) -> str:
-        """Both hosts, of which the first one was the primary."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         return f"postgresql://tester:s3same@{hosts}/postgres"
+
+    async def without(self, gone: Server) -> None:
+        if gone is self.primary:
+            self.primary, self.standby = self.standby, self.primary
+            await asyncio.to_thread(self.primary.promote)
+
+    async def with_again(self, back: Server) -> None:
+        await asyncio.to_thread(self.standby.follow, self.primary)
+        await super().with_again(back)
+
+    async def thaw(self, frozen: Server) -> None:
+        await asyncio.to_thread(frozen.stop)  # as a primary, it must not come back
+        await self.with_again(frozen)
+
+    async def switch_over(self) -> None:
+        old = self.primary
+        await asyncio.to_thread(old.stop)
+        await self.without(old)
+        await self.with_again(old)
+
+
+Broker.clusters = (PrimaryAndStandby,)

@@ -1,7 +1,6 @@
 """What is special about PostgreSQL: frames that are too large for a notification, and the rights that they need."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
@@ -191,7 +190,7 @@ async def test_nodes_go_over_to_a_standby_that_is_promoted(
     with pytest.raises(contract.ConnectError, match="the server is a standby"):
         await stranger.connect()
     hosts = f"127.0.0.1:{pair.standby.port},127.0.0.1:{pair.primary.port}"
-    urls = pair.url, f"postgresql://tester:s3same@{hosts}/postgres"
+    urls = [pair.url, f"postgresql://tester:s3same@{hosts}/postgres"]
     nodes = [await node(url=url, noisy=True, connect_timeout=2) for url in urls]
     mailbox = Log()
     await nodes[0].subscribe(topic, mailbox)
@@ -200,10 +199,10 @@ async def test_nodes_go_over_to_a_standby_that_is_promoted(
     if ending == "killed":
         await asyncio.to_thread(pair.primary.stop)
     else:
-        pair.primary.signal(signal.SIGSTOP)
+        pair.primary.freeze()
     for each in nodes:
         await each.until_down()
-    await asyncio.to_thread(pair.promote)
+    await pair.without(pair.primary)
     for each in nodes:
         await each.until_ready(2)
     late: Node = await node(url=pair.url, connect_timeout=2)
