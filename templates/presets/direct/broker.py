@@ -4,9 +4,11 @@ import json
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+from .contract.clusters import Cluster
 from .contract.server import Server
 
 ROUTER = """
@@ -53,3 +55,24 @@ class Broker(Server):
     @property
     def url(self) -> str:
         return f"zenoh{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
+
+
+class ThreePeers(Cluster):
+    """Peers that are linked to each other; the nodes are behind them."""
+
+    title = "Zenoh, three peers"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.servers = [self.new(Broker, f"peer{number}") for number in range(3)]
+        for server in self.servers:
+            others = [f"tcp/127.0.0.1:{other.port}" for other in self.servers if other is not server]
+            configuration = {"mode": '"peer"', "connect/endpoints": json.dumps(others), "connect/timeout_ms": "0"}
+            vars(server).update(configuration=configuration)
+
+    @property
+    def url(self) -> str:
+        return f"zenoh://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
+
+
+Broker.clusters = (ThreePeers,)
