@@ -12,7 +12,6 @@ from .contract import ConnectorSettings, escape
 LONGEST_NAME = 255
 EMULATOR_PORT = 8085
 SHORTEST_EXPIRY = timedelta(days=1)
-NO_LOGIN = "Pub/Sub is entered with Google's default credentials, or with credentials_file"
 ACK_DEADLINE = 10  # seconds, the least: for so long a node's loss may hold up what was on its way
 
 
@@ -47,11 +46,8 @@ class Settings(ConnectorSettings):
     @field_validator("url")
     @classmethod
     def _names_one_place(cls, url: SecretStr) -> SecretStr:
-        place = url.get_secret_value().partition("://")[2]
-        if "," in place:
+        if "," in url.get_secret_value().rpartition("@")[2]:
             raise ValueError("must name one project or one emulator: the service has one address")
-        if "@" in place:
-            raise ValueError(f"must have no user and password: {NO_LOGIN}")
         return url
 
     @property
@@ -70,7 +66,7 @@ class Settings(ConnectorSettings):
 
     @property
     def _place(self) -> tuple[str, str, str]:
-        return self.url.get_secret_value().partition("://")[2].partition("/")
+        return self.url.get_secret_value().partition("://")[2].rpartition("@")[2].partition("/")
 
     def topic_name(self, topic: str) -> str:
         """What the service calls a topic."""

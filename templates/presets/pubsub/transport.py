@@ -18,7 +18,7 @@ from google.pubsub_v1.services.publisher.transports import PublisherGrpcAsyncIOT
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcAsyncIOTransport
 
 from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport
-from .settings import ACK_DEADLINE, NO_LOGIN, Settings
+from .settings import ACK_DEADLINE, Settings
 
 State = grpc.ChannelConnectivity
 
@@ -45,7 +45,7 @@ class BrokerTransport(Transport[Settings]):
 
     async def connect(self) -> None:
         if self.settings.login != (None, None):
-            raise ConnectError(f"there is no user and no password here: {NO_LOGIN}", refused=True)
+            raise ConnectError("Pub/Sub has no user and password: set credentials_file in their place", refused=True)
         self._node: str = self.inbox.memory.setdefault("node", uuid4().hex)
         self._names: set[str] = self.inbox.memory.setdefault("subscriptions", set())
         self._name_of: dict[str, str] = {}
