@@ -53,8 +53,8 @@ class Settings(TlsSettings):
         """The port at which others reach this node; "" if they do not."""
         return (self.listen or "").partition(",")[0].rpartition(":")[2]
 
-    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> dict[str, str]:
-        """Return Zenoh's own settings, by name and in JSON, with endpoints where others are known; or to visit `only` one."""
+    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> str:
+        """Return Zenoh's own settings, in JSON, with endpoints where others are known; or to visit `only` one."""
         user, password = self.login
         kind = "tls" if self.uses_tls else "tcp"
         is_peer = self.listen is not None and only is None
@@ -100,4 +100,12 @@ class Settings(TlsSettings):
             elif value is not None:
                 text = value if isinstance(value, str) else value.get_secret_value()
                 options[f"transport/link/tls/{name}_base64"] = b64encode(text.encode()).decode()
-        return {name: json.dumps(value) for name, value in options.items() if value is not None}
+        nested: dict[str, Any] = {}
+        for path, value in options.items():
+            *groups, name = path.split("/")
+            group = nested
+            for each in groups:
+                group = group.setdefault(each, {})
+            if value is not None:
+                group[name] = value
+        return json.dumps(nested)

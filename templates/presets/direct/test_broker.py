@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -344,6 +345,24 @@ async def test_a_router_is_only_another_url(serve: Serve, node: MakeNode, peer: 
     await talk([*peers, *behind], f"{topic}-all")
 
 
+@pytest.mark.clause("R8")
+@pytest.mark.skipif(sys.platform != "linux", reason="not applicable: 127.0.0.2 is an address of this machine on Linux")
+async def test_each_address_of_a_name_is_tried(node: MakeNode, topic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    hosts = "127.0.0.1", "127.0.0.2"
+    listening: Node = await node(url=f"zenoh://{hosts[1]}:{port}", listen=f"{hosts[1]}:{port}", may_be_alone=True)
+
+    def look_up(*_: object, **__: object) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
+
+    with socket.socket() as silent:
+        silent.bind((hosts[0], port))
+        silent.listen()
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        other: Node = await node(url=f"zenoh://localhost:{port}")
+        await talk([listening, other], topic)
+
+
 @pytest.mark.clause("M1")
 async def test_another_namespace_is_another_cluster(node: MakeNode, topic: str) -> None:
     one, other, stranger = await node(), await node(), await node(namespace="another/cluster")
@@ -435,8 +454,8 @@ def test_where_to_listen_must_be_hosts_and_ports() -> None:
     for bad in ("7447", "host", "host:0", "tcp/host:7447", "host:7447,"):
         with pytest.raises(ValidationError, match="listen"):
             Settings(listen=bad)
-    told = Settings(url=SecretStr("zenoh://one,other:1")).for_zenoh()["connect/endpoints"]
-    assert json.loads(told) == ["tcp/one:7447", "tcp/other:1"]
+    told = json.loads(Settings(url=SecretStr("zenoh://one,other:1")).for_zenoh())
+    assert told["connect"]["endpoints"] == ["tcp/one:7447", "tcp/other:1"]
 
 
 @pytest.mark.clause("L4")

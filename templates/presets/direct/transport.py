@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,16 +13,12 @@ from typing import Any
 import zenoh
 from zenoh.handlers import Callback
 
-from .contract import Bridge, Inbox, Transport, escape, ssl_context
-from .settings import Settings
+from .contract import Bridge, Inbox, Target, Transport, escape, ssl_context
+from .settings import PORT, Settings
 
 REMOTE = zenoh.Locality.REMOTE
 TO_OTHERS: dict[str, Any] = {"congestion_control": zenoh.CongestionControl.BLOCK, "allowed_destination": REMOTE}
-TO_ALL: dict[str, Any] = {
-    "target": zenoh.QueryTarget.ALL,
-    "consolidation": zenoh.ConsolidationMode.NONE,
-    **TO_OTHERS,
-}
+TO_ALL = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE, **TO_OTHERS}
 UNTOLD = "Zenoh does not say whether nobody is there, or the login or a certificate is not accepted."
 REMEMBERED = 8  # endpoints of others, for when those of the url are gone
 
@@ -80,9 +77,10 @@ class BrokerTransport(Transport[Settings]):
     async def close(self) -> None:
         for task in self._mending:
             task.cancel()
+        loop = asyncio.get_running_loop()
         try:
             # A session that is still being opened is closed after that, whoever waits for it.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._close))
+            await asyncio.shield(loop.run_in_executor(self._thread, lambda: self._session and self._session.close()))
             self._thread.shutdown()
         finally:
             self._thread.shutdown(wait=False)
@@ -92,10 +90,11 @@ class BrokerTransport(Transport[Settings]):
         os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
         if self.settings.uses_tls:
             ssl_context(self.settings)  # tells of bad files, which Zenoh does not
+        config = self.settings.for_zenoh([*self._addresses(), *self.inbox.memory.get("endpoints", ())])
         try:
-            self._session = session = _open(self.settings.for_zenoh(self.inbox.memory.get("endpoints", ())))
+            self._session = session = zenoh.open(zenoh.Config.from_json5(config))
         except zenoh.ZError as error:
-            told = re.sub(r" +at \S+\.rs:\d+", "", str(error))
+            told = re.sub(r" +at \S+\.rs:\d+\.?", "", str(error))
             raise ConnectionError(f"{told} {UNTOLD}" if "Unable to connect" in told else told) from error
         self._zid = str(session.info.zid())
         answer = Callback(partial(_answer, key := f"node/{self._zid}", self.settings.port), indirect=False)
@@ -104,9 +103,15 @@ class BrokerTransport(Transport[Settings]):
         session.info.declare_link_events_listener(note, history=True)
         return bool(session.info.links())
 
-    def _close(self) -> None:
-        if self._session:
-            self._session.close()
+    def _addresses(self) -> list[str]:
+        """Return an endpoint for each address of a host name that has several: Zenoh would wait for the first alone."""
+        found: list[str] = []
+        for target in () if self.settings.uses_tls else self.settings.targets():  # certificates are for names
+            with suppress(OSError, UnicodeError):  # Zenoh says what is wrong with a name
+                looked_up = socket.getaddrinfo(target.host, port := target.port or PORT, type=socket.SOCK_STREAM)
+                addresses = {f"tcp/{Target(str(address[0]), port)}" for *_, address in looked_up}
+                found += addresses if len(addresses) > 1 else ()
+        return found
 
     async def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *arguments, **options))
@@ -167,10 +172,10 @@ class BrokerTransport(Transport[Settings]):
 
     async def _mend(self, zid: str, endpoint: str) -> None:
         """Come back with a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
-        options, was_there = self.settings.for_zenoh(only=endpoint), False
+        config, was_there = self.settings.for_zenoh(only=endpoint), False
         while zid not in self._links:
             await asyncio.sleep(self.settings.heartbeat)
-            found = await asyncio.to_thread(_who_is_at, options)
+            found = await asyncio.to_thread(_who_is_at, config)
             if found not in (zid, None):
                 return
             if found and was_there and zid not in self._links:
@@ -178,17 +183,10 @@ class BrokerTransport(Transport[Settings]):
             was_there = found == zid  # if it had only been frozen, it soon comes back by itself, as another
 
 
-def _open(options: dict[str, str]) -> zenoh.Session:
-    config = zenoh.Config()
-    for name, value in options.items():
-        config.insert_json5(name, value)
-    return zenoh.open(config)
-
-
-def _who_is_at(options: dict[str, str]) -> str | None:
+def _who_is_at(config: str) -> str | None:
     """Return which node answers; the empty text if nobody is there any more, None if there is no telling."""
     try:
-        with _open(options) as session:
+        with zenoh.open(zenoh.Config.from_json5(config)) as session:
             return "".join(map(str, session.info.peers_zid()))
     except zenoh.ZError as error:
         return "" if "refused" in str(error) else None
