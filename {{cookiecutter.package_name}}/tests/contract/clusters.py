@@ -4,7 +4,7 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ HEADS = ("cluster", "fault", "ready", "could serve", "owed", "delivered", "lost"
 
 ESTABLISHED = "01"
 
-S = TypeVar("S", bound=Server)
+AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Cluster(ABC):
@@ -36,10 +36,10 @@ class Cluster(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.servers: list[Server] = []
+        self.servers: Sequence[Server] = []
         """Those to which nodes connect."""
 
-    def new(self, kind: type[S], name: str, **attributes: Any) -> S:
+    def new(self, kind: type[AnyServer], name: str, **attributes: Any) -> AnyServer:
         """Return a server for the cluster, with a folder of its own and attributes that differ from its class's."""
         folder = self.folder / name
         folder.mkdir()
