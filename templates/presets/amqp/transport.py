@@ -24,7 +24,6 @@ from .settings import Settings
 
 LONGEST_KEY = 255
 REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
-AFTER_TLS = ", after the TLS handshake: if the broker asks for a certificate, it does not take tls_cert_file"
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
 
 
@@ -43,8 +42,6 @@ class BrokerTransport(Transport[Settings]):
             raise ConnectError(str(refusal), refused=True) from refusal
         except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
             raise ConnectError(f"no right to virtual host {self._sending.vhost!r}, or no such", refused=True) from error
-        except aiormq.AMQPConnectionError as error:
-            raise ConnectError(f"{error}{AFTER_TLS if self.settings.uses_tls else ''}") from error
 
     async def _open(self) -> None:
         settings = self.settings

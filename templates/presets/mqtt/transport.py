@@ -163,8 +163,6 @@ class BrokerTransport(Transport[Settings]):
             text += f": another node has connected with client_id = {name!r}, which no two nodes may have"
         elif name:
             text += f"; if that goes on, see whether another node has client_id = {name!r}, too"
-        if self.settings.uses_tls and not self._greeted.done():
-            text += ", after the TLS handshake: if the broker asks for a certificate, it does not take tls_cert_file"
         self.inbox.lost(ConnectionError(text))
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:

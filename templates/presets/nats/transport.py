@@ -66,7 +66,6 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
         self._asked: deque[tuple[Receipt, type[Exception] | None, tuple[str, ...]]] = deque()
         self._rest = bytearray()
         self._needed = 0
-        self._doubt = ""  # what may be behind it if the connection ends now
 
     async def connect(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
@@ -81,11 +80,9 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
             if not (info.tls_required or info.tls_available) or self._rest:
                 raise ConnectError("the settings ask for TLS, but the server does not speak it")
             self._socket = await loop.start_tls(self._socket, self, tls)
-        self._doubt = "after the TLS handshake, maybe for want of a certificate that the server trusts: " if tls else ""
         options = {"verbose": False, "pedantic": False, "echo": False, "protocol": 1, "lang": "python"}
         options |= {"version": __version__, "name": settings.node_name, **settings.credentials(info.nonce)}
         await self._ask(b"CONNECT %b\r\n" % msgspec.json.encode(options))
-        self._doubt = ""
 
     def publish(self, topic: str, payload: bytes) -> Receipt:
         command = b"PUB %b %d\r\n%b\r\n" % (_subject(topic), len(payload), payload)
@@ -120,8 +117,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
         self._socket = socket
 
     def connection_lost(self, error: Exception | None) -> None:
-        error = error or ConnectionResetError("the server closed the connection")
-        self.inbox.lost(ConnectionError(f"{self._doubt}{error}") if self._doubt else error)
+        self.inbox.lost(error or ConnectionResetError("the server closed the connection"))
 
     def data_received(self, data: bytes) -> None:
         if self._rest:

@@ -49,11 +49,6 @@ class BrokerTransport(Transport[Settings]):
             self._connection = connection = await self._open()
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
-        except asyncpg.ConnectionDoesNotExistError as error:
-            if not self.settings.uses_tls:
-                raise
-            text = "the server ended the connection after the TLS handshake, as if tls_cert_file is not what it accepts"
-            raise ConnectError(text) from error
         gone = ConnectionResetError("the server ended the connection")
         connection.add_termination_listener(lambda _: self.inbox.lost(gone))
         self._topics: dict[str, str] = {}

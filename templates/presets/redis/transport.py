@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from ssl import SSLError
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -123,7 +122,6 @@ class Dialogue(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         self._asked: deque[tuple[Answer, Callable[[str], Exception], list[bytes] | None]] = deque()
-        self._is_let_in = False
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
         self._socket = cast(asyncio.Transport, socket)
@@ -145,7 +143,6 @@ class Dialogue(asyncio.Protocol):
         login = ("AUTH", user or "default", password or "") if user or password else ()
         answer = self.ask(_no_entry, "HELLO", "3", *login)
         await answer
-        self._is_let_in = True
         said: dict[bytes, Any] = answer.said
         return said
 
@@ -174,8 +171,4 @@ class Dialogue(asyncio.Protocol):
             self._socket.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        error = error or ConnectionResetError("the server closed the connection")
-        if self._socket.get_extra_info("sslcontext") and not self._is_let_in and not isinstance(error, SSLError):
-            text = f"{error}, after the handshake of TLS: it may ask for a certificate, which tls_cert_file gives"
-            error = ConnectionResetError(text)
-        self._lost(error)
+        self._lost(error or ConnectionResetError("the server closed the connection"))

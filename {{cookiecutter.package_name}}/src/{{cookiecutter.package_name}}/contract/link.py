@@ -18,6 +18,7 @@ from .addresses import Target
 from .connection import Again, Connection, Receive, reason
 from .errors import ClosedError, ConnectError, ReconnectError
 from .settings import ConnectorSettings
+from .tls import TlsSettings
 from .transport import S, Transport
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -26,6 +27,10 @@ TELL_AGAIN = 60.0
 """Seconds after which a reason for which we cannot come back is told again."""
 
 CHECK_BROKER = "Check that the broker runs there, and user and password if it asks for them."
+CHECK_TLS = (
+    "Check that the broker runs there and speaks TLS. If it asks for a certificate, tls_cert_file must name one that it "
+    "trusts."
+)
 CHECK_RIGHTS = "The broker refuses: check user, password and rights."
 CHECK_FUNCTION = "Mend the function that returns the settings."
 CHECK_FILE = "Check password_file."
@@ -290,7 +295,7 @@ class Link(Generic[S]):
             text = settings.describe(cause)
         raise AttemptFailed(
             text,
-            CHECK_RIGHTS if refusals else CHECK_BROKER,
+            CHECK_RIGHTS if refusals else CHECK_TLS if _uses_tls(settings) else CHECK_BROKER,
             settings.cause(cause),
             refused=bool(refusals),
             timed_out=isinstance(cause, TimeoutError) and time() - began > 0.95 * settings.connect_timeout,
@@ -384,6 +389,10 @@ class Link(Generic[S]):
             else:
                 hosts.append(settings.at(*target))
         return hosts if len(hosts) > 1 else [settings]
+
+
+def _uses_tls(settings: ConnectorSettings) -> bool:
+    return isinstance(settings, TlsSettings) and settings.uses_tls
 
 
 async def _addresses(host: str, within: float) -> list[str | None]:
