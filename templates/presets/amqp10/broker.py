@@ -36,6 +36,8 @@ class AmqpServer(Server):
     kind: Literal["artemis", "qpid", "rabbitmq"]
 
     def is_ready(self) -> bool:
+        if self.certificate:
+            return super().is_ready()
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
                 probe.sendall(HEADER)
@@ -45,7 +47,8 @@ class AmqpServer(Server):
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}"
+        scheme = "amqps" if self.certificate else "amqp"
+        return f"{scheme}://{'' if self.login else 'guest:guest@'}127.0.0.1:{self.port}"
 
 
 class JavaServer(AmqpServer):
@@ -72,6 +75,8 @@ class Broker(JavaServer):
     """Apache Artemis, which makes addresses as they are needed."""
 
     workers = 2
+    speaks_tls = True
+    changes_passwords = True
     kind = "artemis"
     release = "Artemis 2.44.0"
     artifacts = (
@@ -82,7 +87,10 @@ class Broker(JavaServer):
 
     def start(self) -> None:
         super().start()
-        connection = BlockingConnection(self.url, timeout=READY_WITHIN)
+        if self.certificate:
+            return
+        user, password = self.login or ("guest", USERS["guest"])
+        connection = BlockingConnection(self.url, timeout=READY_WITHIN, user=user, password=password)
         connection.create_receiver("first")  # what Java does for the first time takes longer than a heartbeat may
         connection.create_sender("first").send(Message("first"))
         connection.close()
@@ -90,17 +98,34 @@ class Broker(JavaServer):
     def command(self) -> list[str]:
         (self.folder / "etc").mkdir(exist_ok=True)
         (self.folder / "etc" / "broker.xml").write_text(self.configuration())
-        (self.folder / "users").write_text("\n".join(f"{user}={password}" for user, password in USERS.items()))
-        (self.folder / "roles").write_text("\n".join(f"{user}={user}" for user in USERS))
+        users = dict([self.login] if self.login else USERS)
+        (self.folder / "users").write_text("\n".join(f"{user}={password}" for user, password in users.items()))
+        (self.folder / "roles").write_text("\n".join(f"{role}={user}" for user, role in zip(users, USERS, strict=False)))
         jaas = "org.apache.activemq.artemis.spi.core.security.jaas.PropertiesLoginModule"
         files = " ".join(f'org.apache.activemq.jaas.properties.{kind}="{kind}s"' for kind in ("user", "role"))
-        (self.folder / "login").write_text(" ".join(("tests {", jaas, "required", files, ";};")))
+        (self.folder / "login").write_text(" ".join(("tests {", jaas, "required reload=true", files, ";};")))
         main = "org.apache.activemq.artemis.core.server.embedded.Main"
         return self.program(main, str(self.folder), java__security__auth__login__config=self.folder / "login")
 
+    def set_password(self, password: str) -> None:
+        assert self.login
+        (self.folder / "users").write_text(f"{self.login[0]}={password}")
+
+    def tls(self) -> str:
+        """Return what the acceptor is told of TLS."""
+        if self.certificate is None:
+            return ""
+        stores = self.folder / "stores"
+        stores.write_text(f"source.key={self.certificate.key}\nsource.cert={self.certificate.cert}\n")
+        options = f";sslEnabled=true;keyStoreType=PEMCFG;keyStorePath={stores}"
+        if self.asks_for_certificate:
+            options += f";needClientAuth=true;trustStoreType=PEM;trustStorePath={self.certificate.ca}"
+        return options
+
     def configuration(self) -> str:
         """Return what the server is told."""
-        acceptor = f"tcp://127.0.0.1:{self.port}?protocols=AMQP;securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}"
+        options = f"protocols=AMQP;securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}{self.tls()}"
+        acceptor = f"tcp://127.0.0.1:{self.port}?{options}"
         making = ("createAddress", "createNonDurableQueue", "deleteNonDurableQueue")
         rights = {
             "#": {name: "guest" for name in (*making, "deleteAddress", "send", "consume", "manage")},
@@ -118,6 +143,7 @@ class Broker(JavaServer):
         return f"""<configuration xmlns="urn:activemq"><core xmlns="urn:activemq:core">
             <persistence-enabled>false</persistence-enabled>
             <address-queue-scan-period>500</address-queue-scan-period>
+            <authentication-cache-size>0</authentication-cache-size>
             <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
             <security-settings>{security}</security-settings>
             <address-settings><address-setting match="deepstream.full">
