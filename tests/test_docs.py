@@ -104,13 +104,17 @@ def test_the_contract_lists_all_errors() -> None:
 
 
 def test_the_contract_lists_all_settings() -> None:
-    fields = importlib.import_module("documented.settings").ConnectorSettings.model_fields
-    listed = {row[0].strip("`"): row[1] for row in rows(section("contract.md", "settings"))}
-    assert list(listed) == list(fields)
-    for name, default in listed.items():
-        value = None if fields[name].is_required() else fields[name].default
-        shown = float(default.replace(",", "")) if isinstance(value, int | float) else default or None
-        assert shown == value, f"the default of {name}"
+    common = importlib.import_module("documented.settings").ConnectorSettings.model_fields
+    with_tls = importlib.import_module("documented.tls").TlsSettings.model_fields
+    of_tls = {name: field for name, field in with_tls.items() if name not in common}
+    for anchor, fields in (("settings", common), ("tls", of_tls)):
+        listed = {row[0].strip("`"): row[1] for row in rows(section("contract.md", anchor))}
+        assert list(listed) == list(fields)
+        for name, default in listed.items():
+            value = None if fields[name].is_required() else fields[name].default
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            shown = float(default.replace(",", "")) if is_number else default or "None"
+            assert shown == (value if is_number else str(value)), f"the default of {name}"
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -133,6 +137,29 @@ def constants(module: str) -> dict[str, Any]:
             if re.fullmatch(r"[\d_.e*(), -]+", text):
                 found[target.id] = eval(text)
     return found
+
+
+# The brokers.
+
+
+@pytest.mark.parametrize("preset", FILLED)
+def test_the_figures_of_a_broker_are_of_the_order_that_its_report_has(preset: str) -> None:
+    link = f"[`{preset}`](conformance/{preset}/CONFORMANCE.md)"
+    table = section("brokers.md", "which").partition("Today's figures")[2]
+    [told] = [row[2:] for row in rows(table) if row[0] == link]
+    report = json.loads((DOCS / "conformance" / preset / "conformance.json").read_text(encoding="utf-8"))
+    figures = {figure["name"]: figure["value"] for figure in report["figures"]}
+    for name, text in zip(("round_trip_ms", "rate_1", "rate_100", "recovery_s"), told, strict=True):
+        [number] = [float(digits.replace(",", "")) for digits in re.findall(r"\d[\d,.]*", text)]
+        assert number / 3 < figures[name] < number * 3, f"{name} is {figures[name]}, and {text} is told"
+
+
+def test_urls_of_brokers_are_such_as_a_connector_reads() -> None:
+    parse = importlib.import_module("documented.addresses").parse
+    urls = re.findall(r"`((?!scheme:)[a-z+]+://[^`]+)`", PAGES["brokers.md"])
+    assert urls
+    for url in urls:
+        parse(re.sub(":port|:PORT", ":1", url), (), ("unix",))
 
 
 # The wire format.

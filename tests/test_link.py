@@ -218,6 +218,18 @@ def test_the_next_attempt_begins_with_the_next_host() -> None:
     assert broker.tried == ["a", "b", "c", "a"]
 
 
+def test_the_attempt_after_a_loss_begins_with_the_host_after_the_one_that_was_lost() -> None:
+    broker = Broker(a="dead")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.lose()
+        await asyncio.sleep(20)
+
+    play(broker, settings("a,b,c"), scene)
+    assert broker.tried == ["a", "b", "c"]
+
+
 def test_a_client_that_takes_all_hosts_gets_the_url_as_it_is() -> None:
     broker = Broker()
 

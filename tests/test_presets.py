@@ -192,15 +192,23 @@ def as_it_is(text: str) -> str:
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}"
 
 
+def check_workflows(folder: Path) -> list[Path]:
+    """Check a repository's workflows against their schema, and return them."""
+    files = [*(folder / ".github" / "workflows").iterdir()]
+    schema = ("check_jsonschema", "--builtin-schema", "vendor.github-workflows")
+    ended = run(sys.executable, "-m", *schema, *files, cwd=folder)
+    assert ended.returncode == 0, ended.stdout
+    return files
+
+
+def test_our_own_workflows_are_some() -> None:
+    check_workflows(ROOT)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_its_workflow_is_one(preset: str, tmp_path: Path) -> None:
     project = bake(tmp_path, preset=preset)
-    files = [*(project / ".github" / "workflows").iterdir()]
-    ended = run(
-        sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *files, cwd=project
-    )
-    assert ended.returncode == 0, ended.stdout
-    (file,) = files
+    (file,) = check_workflows(project)
     (job,) = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
     assert {"run": "tox run"} in job["steps"]
     assert set(job.get("env", {})) == ({f"{project.name.upper()}_TEST_URL"} if "services" in job else set())

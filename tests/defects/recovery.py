@@ -342,7 +342,7 @@ def _(m: Machinery) -> None:
 def _(m: Machinery) -> None:
     @instead(m.link.Link, "_attempt")
     async def attempt(original: Any, self: Any) -> Any:
-        self._attempts = 0
+        self._next_host = 0
         return await original(self)
 
 

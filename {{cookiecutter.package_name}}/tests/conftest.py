@@ -2,6 +2,7 @@
 
 pytest_plugins = (  # each after those that it imports
     "tests.contract.nodes",
+    "tests.contract.clusters",
     "tests.contract.selection",
     "tests.contract.basics",
     "tests.contract.watchdog",

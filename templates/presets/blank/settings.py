@@ -1,4 +1,8 @@
-"""The settings of this connector: add what your broker's users expect (TLS, credentials, a virtual host …)."""
+"""The settings of this connector: add what your broker's users expect (a virtual host, a prefix …).
+
+User, password and several hosts are there already. If your broker can speak TLS, derive from `TlsSettings` instead, which
+has the settings for it, and give the client `ssl_context(self.settings)` in `connect`; both come from `.contract`.
+"""
 
 from pydantic import Field, SecretStr
 

@@ -132,12 +132,15 @@ class Recorder:
             conformance.write(self._config.rootpath, self._results)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._config.option.clusters:
+            return
         write_table(terminalreporter, self._results)
         if self._config.option.report:
             terminalreporter.write_line(f"Written: {', '.join(conformance.FILES)}")
 
     def pytest_unconfigure(self) -> None:
-        if not hasattr(self._config, "workerinput") and self._results.proofs:
+        is_silent = hasattr(self._config, "workerinput") or self._config.option.clusters
+        if self._results.proofs and not is_silent:
             blank = next((f"{blank.name}, at {blank}" for blank in open_blanks()), "")
             print(next_step(self._results, blank, TEST_URL))
 

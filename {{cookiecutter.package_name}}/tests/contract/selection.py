@@ -15,7 +15,7 @@ DECLARED = pytest.StashKey[str]()
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run tests side by side, each worker with a server of its own, unless one disturbs the other."""
-    is_alone = config.option.report or os.environ.get(TEST_URL) or open_blanks()
+    is_alone = config.option.report or config.option.clusters or os.environ.get(TEST_URL) or open_blanks()
     return 0 if is_alone else Broker.workers
 
 
@@ -68,6 +68,7 @@ def selected_by(config: pytest.Config) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.option.report:
         items[:] = [item for item in items if not item.get_closest_marker("figure")]
+    items[:] = [item for item in items if all(map(_can, item.iter_markers("needs")))]
     _select(config, items)
     items.sort(key=_rank)
     unwritten = {blank.name: blank for blank in open_blanks()}
@@ -88,6 +89,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.user_properties += [("declared", keys[0]), ("excuse", excuse)]
             else:
                 item.add_marker(pytest.mark.skip(f"{NOT_APPLICABLE}{Broker.not_applicable[keys[0]]}"))
+
+
+def _can(needs: pytest.Mark) -> bool:
+    """Return whether the server of the tests can do what a test needs."""
+    return all(getattr(Broker, ability) for ability in needs.args)
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -12,11 +12,14 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
 from ..subject import contract
 from .certificates import Certificate
+
+if TYPE_CHECKING:
+    from .clusters import Cluster
 
 READY_WITHIN = 60.0
 """Seconds that a server may take to start."""
@@ -105,6 +108,9 @@ class Server(ABC):
 
     login: tuple[str, str] | None = None
     """The user and the password without which it lets nobody in; `url` has no login then."""
+
+    clusters: ClassVar[tuple[type["Cluster"], ...]] = ()
+    """The kinds of clusters that can be started here, for `--clusters`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -214,6 +220,18 @@ class Server(ABC):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
+
+    def freeze(self) -> None:
+        """Stop the server where it is, as a machine that hangs: its connections stay, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        assert self._process
+        os.killpg(self._process.pid, number)
 
     async def restart(self) -> None:
         """Kill the server, and start it again in its place."""

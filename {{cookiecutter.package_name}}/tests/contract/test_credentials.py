@@ -8,7 +8,6 @@ from uuid import uuid4
 import pytest
 from pydantic import SecretStr
 
-from ..broker import Broker
 from ..subject import Settings, contract
 from .nodes import Log, Node
 from .plugin import Change, MakeNode, ProxyFor, Serve
@@ -17,7 +16,7 @@ from .server import at_port
 pytestmark = [
     pytest.mark.real,
     pytest.mark.production("rotation"),
-    pytest.mark.skipif(not Broker.changes_passwords, reason="not applicable: the server here has no password to change"),
+    pytest.mark.needs("changes_passwords"),
 ]
 
 USER = "node"

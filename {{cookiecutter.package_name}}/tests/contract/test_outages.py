@@ -1,6 +1,7 @@
 """Chapter R: nothing takes longer than it may, nothing is told twice, and nothing is left behind."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -198,6 +199,25 @@ async def test_a_bad_first_host_keeps_no_node_away(node: MakeNode, given: Settin
         async with patience("ten nodes that connect past a bad host"):
             nodes = await asyncio.gather(*(node(url=url, connect_timeout=6) for _ in range(10)))
             await nodes[0].publish(topic, "through")
+
+
+@pytest.mark.clause("R8")
+async def test_a_silent_first_address_of_a_name_keeps_no_node_away(
+    node: MakeNode, given: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alive, *_), look_up = given.address.hosts, socket.getaddrinfo
+    if BrokerTransport.takes_all_hosts or alive.host != "127.0.0.1":
+        pytest.skip("not applicable: the client itself looks up names, or the broker is not here")
+
+    def two_addresses(host: Any, *arguments: Any, **options: Any) -> Any:
+        hosts = ["127.0.0.2", alive.host] if host == "broker.test" else [host]
+        return [found for each in hosts for found in look_up(each, *arguments, **options)]
+
+    with socket.create_server(("127.0.0.2", alive.port or 0)):
+        monkeypatch.setattr(socket, "getaddrinfo", two_addresses)
+        url = at_hosts(given, alive._replace(host="broker.test"))
+        connector: Node = await node(url=url, connect_timeout=6)
+        await connector.publish(topic, "through")
 
 
 @pytest.mark.clause("R8")

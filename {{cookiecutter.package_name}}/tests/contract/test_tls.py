@@ -7,29 +7,20 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from ..broker import Broker
-from ..subject import Settings, contract
+from ..subject import contract
 from .certificates import Authority
 from .nodes import Log, Node, somewhere
 from .plugin import MakeNode, ProxyFor, Serve
 from .server import at_port
 
-HAS_TLS = issubclass(Settings, contract.TlsSettings)
 WRONG = r"(?i)certificate|tls|ssl|handshake"
 
-pytestmark = pytest.mark.skipif(not HAS_TLS, reason="not applicable: this connector has no TLS")
-
-on_a_server = [
-    pytest.mark.real,
-    pytest.mark.production("tls"),
-    pytest.mark.skipif(not Broker.speaks_tls, reason="not applicable: the server that is here speaks no TLS"),
-]
+pytestmark = pytest.mark.needs("speaks_tls")
 
 
-def marked(test: Any) -> Any:
-    """Mark a test that needs a server of its own that speaks TLS."""
-    for mark in on_a_server:
-        test = mark(test)
-    return test
+def on_a_server(test: Any) -> Any:
+    """Mark a test that has the broker itself speak TLS."""
+    return pytest.mark.real(pytest.mark.production("tls")(test))
 
 
 @pytest.fixture
@@ -50,7 +41,9 @@ def test_any_setting_of_tls_means_tls(authority: Authority, setting: str) -> Non
     files = authority.issue("localhost")
     values: dict[str, Any] = {"tls": True, "tls_ca_file": files.ca, "tls_verify_hostname": False}
     values["tls_cert_file"] = files.cert
-    assert somewhere(**{setting: values[setting]}).uses_tls
+    settings = somewhere(**{setting: values[setting]})
+    assert isinstance(settings, contract.TlsSettings)
+    assert settings.uses_tls
     if setting != "tls":
         with pytest.raises(ValidationError, match="tls = False"):
             somewhere(**{setting: values[setting], "tls": False})
@@ -68,7 +61,7 @@ def test_bad_settings_of_tls_are_named_and_show_no_key(authority: Authority, tmp
     assert key.splitlines()[1] not in repr(settings)
 
 
-@marked
+@on_a_server
 @pytest.mark.clause("L3")
 @pytest.mark.parametrize("host", ["by_name", "by_address"])
 @pytest.mark.parametrize("given_as", ["file", "text"])
@@ -93,16 +86,14 @@ async def refused(node: MakeNode, **settings: Any) -> contract.ConnectError:
     return raised.value
 
 
-@marked
+@on_a_server
 @pytest.mark.clause("L3")
-async def test_a_server_of_another_authority_is_refused(
-    tls_server: Broker, node: MakeNode, tmp_path: Path
-) -> None:
+async def test_a_server_of_another_authority_is_refused(tls_server: Broker, node: MakeNode, tmp_path: Path) -> None:
     await refused(node, url=tls_server.url, tls=True)  # the system's authorities know nothing of it
     await refused(node, url=tls_server.url, tls_ca_file=Authority(tmp_path).file)
 
 
-@marked
+@on_a_server
 @pytest.mark.clause("L3")
 async def test_a_certificate_for_another_host_is_refused_unless_the_settings_allow_it(
     serve: Serve, authority: Authority, node: MakeNode
@@ -114,7 +105,7 @@ async def test_a_certificate_for_another_host_is_refused_unless_the_settings_all
     assert allowed.is_ready
 
 
-@marked
+@on_a_server
 @pytest.mark.clause("L3")
 async def test_a_client_without_the_certificate_that_is_asked_for_is_refused(
     serve: Serve, authority: Authority, node: MakeNode, tmp_path: Path
@@ -133,7 +124,7 @@ def joined(files: Any) -> str:
     return f"{files.cert.read_text()}{files.key.read_text()}"
 
 
-@marked
+@on_a_server
 @pytest.mark.clause("L9")
 async def test_no_password_goes_to_a_server_without_tls(
     serve: Serve, proxy_for: ProxyFor, authority: Authority, node: MakeNode

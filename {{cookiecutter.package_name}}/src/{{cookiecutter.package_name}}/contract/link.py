@@ -95,7 +95,7 @@ class Link(Generic[S]):
         self._changed = asyncio.Event()
         self._work: asyncio.Task[None] | None = None  # the first attempt; then the keeper
         self._is_closed = False
-        self._attempts = 0
+        self._next_host = 0
         self._announced: tuple[Target, ...] = ()
         self._came = 0.0
         self._lasted = 0.0
@@ -266,8 +266,8 @@ class Link(Generic[S]):
         settings = await self._present_settings()
         ends = began + settings.connect_timeout
         hosts = await self._hosts(settings, (ends - time()) / 2)
-        first = self._attempts % len(hosts)
-        self._attempts += 1
+        first = self._next_host % len(hosts)
+        self._next_host = first + 1
         failures: list[tuple[S, BaseException]] = []
         for tried, host in enumerate(hosts[first:] + hosts[:first]):
             share = (ends - time()) / (len(hosts) - tried)
@@ -276,9 +276,12 @@ class Link(Generic[S]):
             if len(hosts) > 1:  # for a client that looks at the clock itself
                 host = host.model_copy(update={"connect_timeout": share})
             try:
-                return await self._establish(host, share), settings
+                connection = await self._establish(host, share)
             except Exception as error:
                 failures.append((host, reason(error)))
+            else:
+                self._next_host = first + tried + 1  # the next one, since this one will have been lost
+                return connection, settings
         refusals = [error for _, error in failures if getattr(error, "refused", False) is True]
         cause = refusals[0] if refusals else failures[-1][1]
         if len(hosts) > 1:
