@@ -1,14 +1,13 @@
-"""The servers for the tests: Apache Artemis, and beside it Qpid Broker-J and RabbitMQ with its plugin."""
+"""The servers for the tests: Apache Artemis, and beside it ActiveMQ Classic, Qpid Broker-J and RabbitMQ's plugin."""
 
 import json
 import shlex
 import shutil
-import socket
 from glob import glob
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from proton import Message
+from proton import Message, ProtonException
 from proton.utils import BlockingConnection
 
 from .contract.java import fetch, java
@@ -26,24 +25,70 @@ LARGEST = 2_000_000
 SILENCE = 8
 """Seconds after which Artemis lets go of who is silent."""
 
-HEADER = b"AMQP\x03\x01\x00\x00"
-"""What a server answers, when it is ready, to who would like to log in."""
+LOGIN_MODULE = """
+org.apache.activemq.artemis.spi.core.security.jaas.{0}LoginModule sufficient
+    reload=true org.apache.activemq.jaas.{1}.{2}="{3}" org.apache.activemq.jaas.{1}.role="roles";
+"""
+"""How Artemis is told of users: those who have a password, or a certificate."""
+
+ACTIVEMQ = """
+import java.util.*;
+import org.apache.activemq.broker.*;
+import org.apache.activemq.filter.DestinationMapEntry;
+import org.apache.activemq.security.*;
+
+public class Start {
+    static AuthorizationEntry entry(String topic, String users) throws Exception {
+        AuthorizationEntry entry = new AuthorizationEntry();
+        entry.setTopic(topic);
+        entry.setRead(users);
+        entry.setWrite(users);
+        entry.setAdmin(users);
+        return entry;
+    }
+
+    public static void main(String[] words) throws Exception {
+        List<AuthenticationUser> users = new ArrayList<>();
+        for (int i = 1; i < words.length; i += 2)
+            users.add(new AuthenticationUser(words[i], words[i + 1], words[i]));
+        List<DestinationMapEntry> rights = List.of(
+            entry(">", "guest"), entry("deepstream.allowed", "guest,limited"),
+            entry("ActiveMQ.Advisory.>", "guest,limited"));
+        BrokerService broker = new BrokerService();
+        broker.setPersistent(false);
+        broker.setUseJmx(false);
+        broker.setPlugins(new BrokerPlugin[] {
+            new SimpleAuthenticationPlugin(users),
+            new AuthorizationPlugin(new DefaultAuthorizationMap(rights)) });
+        broker.addConnector(words[0]);
+        broker.start();
+        broker.waitUntilStopped();
+    }
+}
+"""
+"""A program that runs ActiveMQ: its arguments are where it listens, and the users with their passwords."""
 
 
 class AmqpServer(Server):
-    """One that is ready when it speaks, rather than listens."""
+    """One that is ready when it lets a client in, rather than listens."""
 
-    kind: Literal["artemis", "qpid", "rabbitmq"]
+    kind: Literal["artemis", "activemq", "qpid", "rabbitmq"]
 
     def is_ready(self) -> bool:
-        if self.certificate:
-            return super().is_ready()
+        return super().is_ready() and (self.certificate is not None or self.lets_in())
+
+    def lets_in(self) -> bool:
+        """Tell whether a client can connect."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                probe.sendall(HEADER)
-                return bool(probe.recv(1))
-        except OSError:
+            self.connect(timeout=1).close()
+        except ProtonException:
             return False
+        return True
+
+    def connect(self, timeout: float) -> BlockingConnection:
+        """Return a connection of another client than the connector's."""
+        user, password = self.login or ("guest", USERS["guest"])
+        return BlockingConnection(f"amqp://127.0.0.1:{self.port}", timeout=timeout, user=user, password=password)
 
     @property
     def url(self) -> str:
@@ -89,8 +134,7 @@ class Broker(JavaServer):
         super().start()
         if self.certificate:
             return
-        user, password = self.login or ("guest", USERS["guest"])
-        connection = BlockingConnection(self.url, timeout=READY_WITHIN, user=user, password=password)
+        connection = self.connect(timeout=READY_WITHIN)
         connection.create_receiver("first")  # what Java does for the first time takes longer than a heartbeat may
         connection.create_sender("first").send(Message("first"))
         connection.close()
@@ -100,10 +144,13 @@ class Broker(JavaServer):
         (self.folder / "etc" / "broker.xml").write_text(self.configuration())
         users = dict([self.login] if self.login else USERS)
         (self.folder / "users").write_text("\n".join(f"{user}={password}" for user, password in users.items()))
-        (self.folder / "roles").write_text("\n".join(f"{role}={user}" for user, role in zip(users, USERS, strict=False)))
-        jaas = "org.apache.activemq.artemis.spi.core.security.jaas.PropertiesLoginModule"
-        files = " ".join(f'org.apache.activemq.jaas.properties.{kind}="{kind}s"' for kind in ("user", "role"))
-        (self.folder / "login").write_text(" ".join(("tests {", jaas, "required reload=true", files, ";};")))
+        roles = zip(USERS, users, strict=False)
+        (self.folder / "roles").write_text("\n".join(f"{role}={user}" for role, user in roles))
+        (self.folder / "certificates").write_text("guest=/.*/\n")
+        modules = [LOGIN_MODULE.format("Properties", "properties", "user", "users")]
+        if self.asks_for_certificate:
+            modules.append(LOGIN_MODULE.format("TextFileCertificate", "textfiledn", "user", "certificates"))
+        (self.folder / "login").write_text(" ".join(("tests {", *modules, "};")))
         main = "org.apache.activemq.artemis.core.server.embedded.Main"
         return self.program(main, str(self.folder), java__security__auth__login__config=self.folder / "login")
 
@@ -117,7 +164,7 @@ class Broker(JavaServer):
             return ""
         stores = self.folder / "stores"
         stores.write_text(f"source.key={self.certificate.key}\nsource.cert={self.certificate.cert}\n")
-        options = f";sslEnabled=true;keyStoreType=PEMCFG;keyStorePath={stores}"
+        options = f";saslMechanisms=PLAIN,EXTERNAL;sslEnabled=true;keyStoreType=PEMCFG;keyStorePath={stores}"
         if self.asks_for_certificate:
             options += f";needClientAuth=true;trustStoreType=PEM;trustStorePath={self.certificate.ca}"
         return options
@@ -150,6 +197,25 @@ class Broker(JavaServer):
                 <max-size-bytes>1MB</max-size-bytes><address-full-policy>BLOCK</address-full-policy>
             </address-setting></address-settings>
             </core></configuration>"""
+
+
+class ActiveMQ(JavaServer):
+    """ActiveMQ Classic, which has no program of its own for a broker without files."""
+
+    kind = "activemq"
+    release = "ActiveMQ Classic 6.1.6"
+    artifacts = (
+        "org.apache.activemq:activemq-broker:6.1.6",
+        "org.apache.activemq:activemq-amqp:6.1.6",
+        "org.apache.activemq:activemq-client:6.1.6",
+        "org.apache.activemq:activemq-jaas:6.1.6",
+        "org.slf4j:slf4j-simple:2.0.13",
+    )
+
+    def command(self) -> list[str]:
+        (self.folder / "Start.java").write_text(ACTIVEMQ)
+        users = [word for user, password in USERS.items() for word in (user, password)]
+        return self.program("Start.java", f"amqp://127.0.0.1:{self.port}", *users)
 
 
 class Qpid(JavaServer):
@@ -284,5 +350,5 @@ class RabbitMQ(AmqpServer):
 
 
 if __name__ == "__main__":
-    for server in (Broker, Qpid):
+    for server in (Broker, ActiveMQ, Qpid):
         server.fetch()

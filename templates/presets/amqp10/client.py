@@ -31,7 +31,10 @@ TOO_LARGE = Condition("amqp:link:message-size-exceeded", "it is larger than the 
 LARGE = TOO_LARGE.name, "larger than configured max size"
 """By what a refusal is known for one of too large a message: AMQP's name for it, and RabbitMQ's text."""
 
-PASSING = {"amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-state", "amqp:link:detach-forced"}
+PASSING = {
+    *("amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-state", "amqp:link:detach-forced"),
+    *("com.microsoft:server-busy", "com.microsoft:timeout"),
+}
 """What a broker may not say again when it is asked again; all else is a refusal."""
 
 SHUT_OUT = "amqp:unauthorized-access"
@@ -39,6 +42,9 @@ SHUT_OUT = "amqp:unauthorized-access"
 
 NO_RIGHT = "AMQ229032", "AMQ229213"
 """By what Artemis's internal errors are known for refusals, when an address, or a queue of one, may not be made."""
+
+NO_LOGIN = "AMQ229031"
+"""By what is known that Artemis no longer accepts the login of a connection, whose password has changed since."""
 
 
 class Client(asyncio.Protocol):
@@ -174,7 +180,7 @@ def error_of(condition: Condition | None, refusal: type[Exception] = ConnectionE
     if condition.name == SHUT_OUT and refusal is ConnectionError:
         return ConnectError(text, refused=True)
     kind = MessageTooLargeError if any(name in text for name in LARGE) else refusal
-    may_pass = condition.name in PASSING and not any(code in text for code in NO_RIGHT)
+    may_pass = NO_LOGIN in text or (condition.name in PASSING and not any(code in text for code in NO_RIGHT))
     return ConnectionError(text) if may_pass else kind(text)
 
 

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 from proton import Condition, Delivery, Message
 
-from .client import TOO_LARGE, Client, error_of, payload_of, verdict
+from .client import NO_LOGIN, TOO_LARGE, Client, error_of, payload_of, verdict
 from .contract import PublishRefusedError, Receipt, SubscribeRefusedError, Transport
 from .settings import PREFIXES, Settings
 
@@ -36,7 +36,7 @@ class BrokerTransport(Transport[Settings]):
     async def connect(self) -> None:
         self.max_frame_bytes = self.settings.max_frame_bytes
         self._inlets, self._outlets, self._links = dict[str, Any](), dict[str, Any](), dict[Any, Any]()
-        self._pings, self._tags = list[Receipt](), 0
+        self._pings = list[Receipt]()
         self._client = Client(self.settings, self, self.inbox.lost)
         await self._client.open()
         await BrokerTransport.ping(self)  # since a broker may greet before it refuses
@@ -115,7 +115,7 @@ class BrokerTransport(Transport[Settings]):
         if links.get(link.topic) == link:
             error = error_of(condition, refusal)
             del links[link.topic]
-            if link.is_receiver and link.is_open:
+            if (link.is_receiver and link.is_open) or NO_LOGIN in str(error):
                 self.inbox.lost(error_of(condition))
         settle([*link.asked, *link.sent.values()], error)
         self._heard()

@@ -56,7 +56,6 @@ async def test_a_password_that_was_changed_is_refused_until_the_new_one_is_there
         one: Node = await node(**place, password_file=file, noisy=True)
     else:
         one = await node(lambda _: Node(present), noisy=True)
-    other: Node = await node(url=server.url, username=USER, password=SecretStr(old))
     mailbox = Log()
     await one.subscribe(topic, mailbox)
     await asyncio.to_thread(server.set_password, new)
@@ -66,5 +65,6 @@ async def test_a_password_that_was_changed_is_refused_until_the_new_one_is_there
     assert old not in str(error)
     file.write_text(f"{new}\n")
     await one.until_ready(2)
+    other: Node = await node(url=server.url, username=USER, password=SecretStr(new))
     await other.publish(topic, "after the change")
     assert await mailbox.count(1) == ["after the change"]
