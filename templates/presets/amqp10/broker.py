@@ -1,5 +1,6 @@
 """The servers for the tests: Apache Artemis, and beside it ActiveMQ Classic, Qpid Broker-J and RabbitMQ's plugin."""
 
+import asyncio
 import json
 import shlex
 import shutil
@@ -10,6 +11,7 @@ from typing import ClassVar, Literal
 from proton import Message, ProtonException
 from proton.utils import BlockingConnection
 
+from .contract.clusters import Cluster
 from .contract.java import fetch, java
 from .contract.server import READY_WITHIN, Server, find_program, free_port
 
@@ -124,6 +126,7 @@ class Broker(JavaServer):
     changes_passwords = True
     kind = "artemis"
     release = "Artemis 2.44.0"
+    protocols = "AMQP"
     artifacts = (
         "org.apache.activemq:artemis-server:2.44.0",
         "org.apache.activemq:artemis-amqp-protocol:2.44.0",
@@ -169,9 +172,13 @@ class Broker(JavaServer):
             options += f";needClientAuth=true;trustStoreType=PEM;trustStorePath={self.certificate.ca}"
         return options
 
+    def store(self) -> str:
+        """Return where messages and the names of queues are kept: nowhere."""
+        return "<persistence-enabled>false</persistence-enabled>"
+
     def configuration(self) -> str:
         """Return what the server is told."""
-        options = f"protocols=AMQP;securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}{self.tls()}"
+        options = f"protocols={self.protocols};securityDomain=tests;amqpIdleTimeout={SILENCE * 1000}{self.tls()}"
         acceptor = f"tcp://127.0.0.1:{self.port}?{options}"
         making = ("createAddress", "createNonDurableQueue", "deleteNonDurableQueue")
         rights = {
@@ -188,7 +195,7 @@ class Broker(JavaServer):
             for match, granted in rights.items()
         )
         return f"""<configuration xmlns="urn:activemq"><core xmlns="urn:activemq:core">
-            <persistence-enabled>false</persistence-enabled>
+            {self.store()}
             <address-queue-scan-period>500</address-queue-scan-period>
             <authentication-cache-size>0</authentication-cache-size>
             <acceptors><acceptor name="amqp">{acceptor}</acceptor></acceptors>
@@ -197,6 +204,77 @@ class Broker(JavaServer):
                 <max-size-bytes>1MB</max-size-bytes><address-full-policy>BLOCK</address-full-policy>
             </address-setting></address-settings>
             </core></configuration>"""
+
+
+class Half(Broker):
+    """One of two that have one store: that which has its lock serves, and the other waits."""
+
+    protocols = "AMQP,CORE"
+    shared: Path
+    role: Literal["primary", "backup"]
+    other: int
+    """The other's port."""
+
+    def store(self) -> str:
+        policy = {"primary": "failover-on-shutdown", "backup": "allow-failback"}[self.role]
+        places = "".join(
+            f"<{name}-directory>{self.shared / name}</{name}-directory>"
+            for name in ("paging", "bindings", "journal", "large-messages")
+        )
+        return f"""{places}<journal-type>NIO</journal-type><journal-file-size>1M</journal-file-size>
+            <cluster-user>pair</cluster-user><cluster-password>pair</cluster-password>
+            <connectors>
+                <connector name="here">tcp://127.0.0.1:{self.port}</connector>
+                <connector name="there">tcp://127.0.0.1:{self.other}</connector>
+            </connectors>
+            <ha-policy><shared-store><{self.role}><{policy}>true</{policy}></{self.role}></shared-store></ha-policy>
+            <cluster-connections><cluster-connection name="pair">
+                <connector-ref>here</connector-ref>
+                <static-connectors><connector-ref>there</connector-ref></static-connectors>
+            </cluster-connection></cluster-connections>"""
+
+    def command(self) -> list[str]:
+        java, *words = super().command()
+        return [java, "-Dorg.slf4j.simpleLogger.log.org.apache.activemq.artemis.core.server=info", *words]
+
+    def is_ready(self) -> bool:
+        return self.waits() if self.role == "backup" else super().is_ready()
+
+    def waits(self) -> bool:
+        """Tell whether the backup is known to the primary."""
+        return "AMQ221031" in (self.folder / "server.log").read_text()
+
+
+class Pair(Cluster):
+    """A primary and its backup, with one store on one disk."""
+
+    title = "Artemis, primary and backup"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        ports = free_port(), free_port()
+        for role, here, there in ("primary", *ports), ("backup", *reversed(ports)):
+            half = self.new(Half, str(role), shared=folder, role=role, other=there, ports={"url": here})
+            self.servers.append(half)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
+
+    def start(self) -> None:
+        for server in self.servers:
+            server.spawn()
+            server.wait_until_ready()
+
+    async def without(self, gone: Server) -> None:
+        """Kill the primary, since a frozen one keeps the lock of the store, and the backup waits."""
+        await asyncio.to_thread(gone.stop)
+
+    async def thaw(self, frozen: Server) -> None:
+        await self.with_again(frozen)
+
+
+Broker.clusters = (Pair,)
 
 
 class ActiveMQ(JavaServer):

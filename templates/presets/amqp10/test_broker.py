@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +334,8 @@ async def test_other_servers_broadcast_in_order(other: AmqpServer, node: MakeNod
             items = await mailbox.count(10)
             for sender in {0, 1, 2} - {index}:
                 assert [item for item in items if item[0] == sender] == [[sender, name, number] for number in range(5)]
-            await nodes[index].unsubscribe(name, mailbox)
+            with suppress(*[contract.UnsubscribeError] if other.kind == "rabbitmq" else ()):
+                await nodes[index].unsubscribe(name, mailbox)
     assert [each.stats()["lost"] for each in nodes] == [0, 0, 0]
 
 
