@@ -4,11 +4,27 @@ import asyncio
 import json
 import shlex
 import shutil
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from proton import Message, ProtonException
+from proton import (
+    UNDESCRIBED,
+    Array,
+    Collector,
+    Condition,
+    Connection,
+    Data,
+    Delivery,
+    Described,
+    Message,
+    ProtonException,
+    Transport,
+    symbol,
+    ubyte,
+    ulong,
+)
 from proton.utils import BlockingConnection
 
 from .contract.clusters import Cluster
@@ -26,6 +42,10 @@ LARGEST = 2_000_000
 
 SILENCE = 8
 """Seconds after which Artemis lets go of who is silent."""
+
+SASL = b"AMQP\x03\x01\x00\x00"
+MECHANISMS = "MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL"
+"""With what a login by AMQP begins, and which kinds of it Azure Service Bus offers."""
 
 LOGIN_MODULE = """
 org.apache.activemq.artemis.spi.core.security.jaas.{0}LoginModule sufficient
@@ -425,6 +445,213 @@ class RabbitMQ(AmqpServer):
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
             "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
         }
+
+
+@dataclass
+class Entities:
+    """What Azure Service Bus has: topics with their subscriptions, and policies with a key and rights."""
+
+    topics: dict[str, dict[str, list[bytes]]]
+    """For each topic, what waits in each of its subscriptions."""
+    policies: dict[str, tuple[str, set[str]]]
+    sessions: set[str] = field(default_factory=set)
+    """Subscriptions that require sessions."""
+    silence: float = 120
+    """Seconds after which it lets go of who is silent."""
+    busy: int = 0
+    """So many messages it will reject since it is busy."""
+
+
+class ServiceBus(asyncio.Protocol):
+    """A stand-in for one connection to Azure Service Bus: it does what that service's documentation says.
+
+    Proton does the AMQP, but not the login with a password, which it does for servers only with another library.
+    """
+
+    connections: ClassVar[set["ServiceBus"]] = set()
+
+    def __init__(self, entities: Entities) -> None:
+        self._entities = entities
+        self._loop = asyncio.get_running_loop()
+        self._engine, self._events, self._connection = Transport(Transport.SERVER), Collector(), Connection()
+        self._engine.max_frame_size, self._engine.channel_max = 65536, 4999
+        self._engine.idle_timeout = 2 * entities.silence  # of which proton tells the half, as the standard has it
+        self._connection.collect(self._events)
+        self._engine.bind(self._connection)
+        self._input, self._rights, self._has_login = b"", set[str](), False
+        self._links: list[Any] = []
+        self._heard = self._loop.time()
+        self.mechanism = ""
+
+    def connection_made(self, socket: asyncio.BaseTransport) -> None:
+        assert isinstance(socket, asyncio.Transport)
+        self._socket = socket
+        self.connections.add(self)
+        self._watch()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.connections.discard(self)
+        self._watching.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        self._input += data
+        if not self._has_login:
+            self._let_in()
+        if self._has_login:
+            while self._input and (room := self._engine.capacity()) > 0:
+                self._engine.push(self._input[:room])
+                self._input = self._input[room:]
+                self.flush()
+
+    def flush(self) -> None:
+        while event := self._events.peek():
+            event.dispatch(self)  # type: ignore[arg-type]
+            self._events.pop()
+        while (size := self._engine.pending()) > 0:
+            self._socket.write(self._engine.peek(size) or b"")
+            self._engine.pop(size)
+        if size < 0:
+            self._socket.close()
+
+    def detach(self, name: str, text: str) -> None:
+        """End the links of senders, as after ten idle minutes."""
+        for link in [link for link in self._links if link.is_receiver]:
+            self._refuse(link, name, text)
+        self.flush()
+
+    def force(self) -> None:
+        """End the connection, as when it has had no link for five minutes."""
+        self._connection.condition = Condition("amqp:connection:forced", "The connection was inactive for too long")
+        self._connection.close()
+        self.flush()
+
+    def _watch(self) -> None:
+        if self._loop.time() - self._heard > self._entities.silence:
+            self._socket.abort()
+        self._watching = self._loop.call_later(self._entities.silence / 10, self._watch)
+
+    def _let_in(self) -> None:
+        if self._input.startswith(SASL):
+            self._input = self._input.removeprefix(SASL)
+            offered = Array(UNDESCRIBED, Data.SYMBOL, *map(symbol, MECHANISMS))  # type: ignore[arg-type]
+            self._socket.write(SASL + sasl_frame(0x40, [offered]))
+        size = int.from_bytes(self._input[:4])
+        if 4 < size <= len(self._input):
+            init: Any = Data()
+            init.decode(self._input[8:size])
+            init.rewind()
+            init.next()
+            self._input = self._input[size:]
+            self.mechanism, response, *_ = init.get_object().value
+            _, user, key = bytes(response or b"\0\0").decode().split("\0")
+            expected, rights = self._entities.policies.get(user, ("", set()))
+            self._has_login = self.mechanism == "PLAIN" and key == expected != ""
+            self._rights = rights
+            self._socket.write(sasl_frame(0x44, [ubyte(0 if self._has_login else 1)]))
+
+    def _refuse(self, link: Any, name: str, text: str) -> None:
+        self._links = [each for each in self._links if each != link]
+        link.condition = Condition(name, text)
+        link.close()
+
+    def _why_not(self, link: Any) -> tuple[str, str] | None:
+        """Return why a link is refused; None if it is not."""
+        right = "Listen" if link.is_sender else "Send"
+        topic, _, name = self._address(link)
+        if right not in self._rights:
+            return "amqp:unauthorized-access", f"Unauthorized access. '{right}' claim(s) are required"
+        if topic not in self._entities.topics or (name not in self._entities.topics[topic]) == link.is_sender:
+            return "amqp:not-found", f"The messaging entity '{topic}/{name}' could not be found."
+        if name in self._entities.sessions:
+            return "amqp:not-allowed", "An entity that requires sessions has no receivers without a session"
+        return None
+
+    def _address(self, link: Any) -> tuple[str, str, str]:
+        address: str = (link.remote_source if link.is_sender else link.remote_target).address
+        topic, separator, name = address.partition("/Subscriptions/")
+        return topic, separator, name
+
+    def _deliver(self) -> None:
+        for link in self._links:
+            topic, _, name = self._address(link)
+            waiting = self._entities.topics[topic].get(name, [])
+            while link.is_sender and waiting and link.credit > 0:
+                delivery = link.delivery(link.delivery_tag())
+                link.stream(waiting.pop(0))
+                link.advance()
+                delivery.settle()
+            if link.is_sender and link.drain_mode:
+                link.drained()
+
+    def on_connection_remote_open(self, event: Any) -> None:
+        if 0 < self._engine.remote_idle_timeout < 60:
+            self._connection.condition = Condition("amqp:internal-error", "Minimum idle timeout is '60000' ms")
+            self._connection.close()
+        self._connection.open()
+
+    def on_session_remote_open(self, event: Any) -> None:
+        event.session.open()
+
+    def on_link_remote_open(self, event: Any) -> None:
+        link = event.link
+        if why_not := self._why_not(link):
+            link.open()
+            self._refuse(link, *why_not)
+            return
+        link.source.address, link.target.address = link.remote_source.address, link.remote_target.address
+        link.snd_settle_mode = link.remote_snd_settle_mode
+        link.max_message_size = 256 * 1024
+        link.open()
+        self._links.append(link)
+        if link.is_receiver:
+            link.flow(100)
+
+    def on_link_flow(self, event: Any) -> None:
+        self._deliver()
+
+    def on_delivery(self, event: Any) -> None:
+        link, delivery = event.link, event.delivery
+        if not link.is_receiver or delivery.partial or not delivery.readable:
+            return
+        data = link.recv(delivery.pending)
+        link.advance()
+        link.flow(1)
+        if len(data) > link.max_message_size:
+            self._refuse(link, "amqp:link:message-size-exceeded", "The message is larger than 262144 bytes")
+            return
+        if self._entities.busy:
+            self._entities.busy -= 1
+            delivery.local.condition = Condition("com.microsoft:server-busy", "The request was terminated")
+            delivery.update(Delivery.REJECTED)
+        else:
+            delivery.update(Delivery.ACCEPTED)
+            for waiting in self._entities.topics[self._address(link)[0]].values():
+                waiting.append(bytes(data))
+        delivery.settle()
+        for each in list(self.connections):
+            each._deliver()
+            each._loop.call_soon(each.flush)
+
+    def on_link_remote_close(self, event: Any) -> None:
+        self._links = [each for each in self._links if each != event.link]
+        event.link.close()
+
+    def on_session_remote_close(self, event: Any) -> None:
+        self._links = [each for each in self._links if each.session != event.session]
+        event.session.close()
+        event.session.free()
+
+    def on_connection_remote_close(self, event: Any) -> None:
+        self._connection.close()
+
+
+def sasl_frame(code: int, fields: list[Any]) -> bytes:
+    """Return a frame of the login."""
+    body = Data()
+    body.put_object(Described(ulong(code), fields))
+    encoded = body.encode()
+    return (8 + len(encoded)).to_bytes(4) + b"\x02\x01\0\0" + encoded
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from proton import Message
 
-from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Qpid, RabbitMQ
+from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Entities, Qpid, RabbitMQ, ServiceBus
 from .contract.public import (
     PATIENCE,
     Log,
@@ -315,6 +316,115 @@ async def test_service_bus(node: MakeNode) -> None:
     for number in range(10):
         await nodes[0].publish("EVENT", number)
     assert await mailbox.count(10) == list(range(10))
+
+
+@pytest.fixture
+def entities() -> Entities:
+    """What the stand-in for Azure Service Bus has."""
+    topics: Any = {f"deepstream.{topic}": {"one": [], "two": [], "sessions": []} for topic in ("EVENT", "CONTROL")}
+    policies = {"Root": ("k3y", {"Send", "Listen"}), "Sender": ("s3nd", {"Send"}), "Listener": ("l1sten", {"Listen"})}
+    return Entities(topics, policies, {"sessions"})
+
+
+@pytest.fixture
+async def service_bus(entities: Entities, authority: Any) -> AsyncIterator[dict[str, Any]]:
+    """The settings that lead to the stand-in."""
+    files = authority.issue("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: ServiceBus(entities), "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        yield {
+            "url": f"amqps://localhost:{port}",
+            "tls_ca_file": files.ca,
+            "server": "servicebus",
+            "username": "Root",
+            "password": "k3y",
+        }
+    assert not ServiceBus.connections
+
+
+@pytest.mark.clause("M1", "M2", "M7")
+async def test_service_bus_stand_in_broadcasts_in_order(service_bus: dict[str, Any], node: MakeNode) -> None:
+    nodes: list[Node] = [await node(**service_bus, subscription=name) for name in ("one", "two")]
+    assert {connection.mechanism for connection in ServiceBus.connections} == {"PLAIN"}
+    mailboxes = [Log(), Log()]
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe("EVENT", mailbox)
+    for number in range(100):
+        await asyncio.gather(*(each.publish("EVENT", [index, number]) for index, each in enumerate(nodes)))
+    for index, mailbox in enumerate(mailboxes):
+        assert await mailbox.count(100) == [[1 - index, number] for number in range(100)]
+
+
+@pytest.mark.clause("E3", "L3")
+async def test_service_bus_stand_in_refuses(service_bus: dict[str, Any], node: MakeNode) -> None:
+    with pytest.raises(contract.ConnectError, match="Authentication failed") as raised:
+        await (await node(connect=False, **{**service_bus, "password": "wr0ng"}, subscription="one")).connect()
+    assert raised.value.refused
+    one: Node = await node(**service_bus, subscription="one")
+    with pytest.raises(contract.PublishRefusedError, match="amqp:not-found"):
+        await one.publish("no-such-topic", 1)
+    for subscription, reason in (("nobody", "amqp:not-found"), ("sessions", "amqp:not-allowed")):
+        other: Node = await node(**service_bus, subscription=subscription)
+        with pytest.raises(contract.SubscribeRefusedError, match=reason):
+            await other.subscribe("EVENT", Log())
+    sender: Node = await node(**{**service_bus, "username": "Sender", "password": "s3nd"}, subscription="one")
+    await sender.publish("EVENT", 1)
+    with pytest.raises(contract.SubscribeRefusedError, match="'Listen' claim"):
+        await sender.subscribe("EVENT", Log())
+    listener: Node = await node(**{**service_bus, "username": "Listener", "password": "l1sten"}, subscription="two")
+    await listener.subscribe("EVENT", Log())
+    with pytest.raises(contract.PublishRefusedError, match="'Send' claim"):
+        await listener.publish("EVENT", 1)
+
+
+@pytest.mark.clause("S5")
+async def test_service_bus_stand_in_takes_256_kb(service_bus: dict[str, Any], node: MakeNode) -> None:
+    nodes: list[Node] = [await node(**service_bus, subscription=name) for name in ("one", "two")]
+    mailbox = Log()
+    await nodes[1].subscribe("EVENT", mailbox)
+    for _ in range(2):
+        with pytest.raises(contract.MessageTooLargeError):
+            await nodes[0].publish("EVENT", "x" * 262_144)
+        await nodes[0].publish("EVENT", "y" * 261_000)
+    assert [len(text) for text in await mailbox.count(2)] == [261_000] * 2
+
+
+@pytest.mark.clause("R1", "R4", "R5")
+async def test_service_bus_stand_in_ends_what_is_idle(
+    service_bus: dict[str, Any], entities: Entities, node: MakeNode
+) -> None:
+    entities.silence = 0.4
+    nodes: list[Node] = [
+        await node(**service_bus, subscription=name, heartbeat=60, noisy=True) for name in ("one", "two")
+    ]
+    mailbox = Log()
+    await nodes[1].subscribe("EVENT", mailbox)
+    await nodes[0].publish("EVENT", "before")
+    await asyncio.sleep(1)  # which is more than the stand-in bears of silence
+    for connection in ServiceBus.connections:
+        connection.detach("amqp:link:detach-forced", "IdleTimerExpired: Idle timeout: 00:10:00")
+    await nodes[0].publish("EVENT", "the link is made anew")
+    assert [len(each.readies.items) for each in nodes] == [1, 1]
+    for connection in list(ServiceBus.connections):
+        connection.force()
+    for each in nodes:
+        assert "amqp:connection:forced" in str(await each.error(contract.ConnectionLostError))
+        await each.until_ready(2)
+    await nodes[0].publish("EVENT", "after")
+    assert await mailbox.before("after") == ["before", "the link is made anew"]
+
+
+@pytest.mark.clause("R3")
+async def test_service_bus_stand_in_is_asked_again_when_it_was_busy(
+    service_bus: dict[str, Any], entities: Entities, node: MakeNode
+) -> None:
+    one: Node = await node(**service_bus, subscription="one")
+    entities.busy = 3
+    await one.publish("EVENT", "at last")
+    assert entities.busy == 0
 
 
 @pytest.mark.clause("M1", "M2", "M6", "M7")
