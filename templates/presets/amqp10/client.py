@@ -180,7 +180,7 @@ def error_of(condition: Condition | None, refusal: type[Exception] = ConnectionE
     if condition.name == SHUT_OUT and refusal is ConnectionError:
         return ConnectError(text, refused=True)
     kind = MessageTooLargeError if any(name in text for name in LARGE) else refusal
-    may_pass = NO_LOGIN in text or (condition.name in PASSING and not any(code in text for code in NO_RIGHT))
+    may_pass = condition.name in PASSING and not any(code in text for code in NO_RIGHT)
     return ConnectionError(text) if may_pass else kind(text)
 
 
