@@ -115,13 +115,26 @@ def test_a_message_is_settled_once_also_when_its_frame_is_accepted_later() -> No
     assert (node.pending, node.bytes) == (0, 0)
 
 
-def test_a_frame_of_which_all_is_given_up_is_not_waited_for() -> None:
+@pytest.mark.parametrize("deadlines", [(1.0, 2.0), (2.0, 1.0)])
+def test_a_frame_is_waited_for_until_all_of_it_is_given_up(deadlines: tuple[float, float]) -> None:
     node = sender()
-    for deadline in (1.0, 2.0):
+    for deadline in deadlines:
         lane = node.add("t", b"1", 0.0, deadline, None)
     node.load(lane, 0.0)
-    assert [node.due(now).given_up for now in (1.5, 2.5)] == [[], [lane]]
+    assert [(node.due(now).given_up, node.pending) for now in (1.5, 2.5)] == [([], 1), ([lane], 0)]
     assert not node.landed(lane, None, 3.0)
+
+
+def test_a_message_that_was_given_up_and_is_sent_alone_is_not_waited_for_again() -> None:
+    node = sender()
+    for deadline in (2.0, 5.0):
+        lane = node.add("t", b"1", 0.0, deadline, None)
+    node.load(lane, 0.0)
+    node.due(2.0)
+    node.landed(lane, REFUSED, 2.2)
+    node.load(lane, 2.2)
+    node.asked(question(node, 0), 2.5)
+    assert node.due(2.5).given_up == [lane]
 
 
 def test_an_answer_says_what_the_history_still_has() -> None:
@@ -252,9 +265,9 @@ def claim(**changes: int) -> Any:
     return WIRE.Control(counts=[WIRE.Count("t", **values)])
 
 
-def doubt(target: bytes = NODE, first: int = 0, age: int | None = None) -> Any:
+def doubt(target: bytes = NODE, topic: str = "t", first: int = 0, age: int | None = None) -> Any:
     """Make a control frame with a question."""
-    return WIRE.Control(questions=[WIRE.Question(target, "t", first, age, 1)])
+    return WIRE.Control(questions=[WIRE.Question(target, topic, first, age, 1)])
 
 
 def reply(start: int, kept: int) -> Any:
@@ -271,7 +284,10 @@ def unpack(kind: int, body: bytes, count: int = 0) -> Any:
     ("kind", "word"),
     [
         *((WIRE.CONTROL, claim(**change)) for change in ({"base": 3}, {"given": 1}, {"quiet": -1}, {"base": -1})),
-        *((WIRE.CONTROL, doubt(**change)) for change in ({"target": b"short"}, {"first": -1}, {"age": -1})),
+        *(
+            (WIRE.CONTROL, doubt(**change))
+            for change in ({"target": b"short"}, {"topic": ""}, {"first": -1}, {"age": -1})
+        ),
         *((WIRE.ANSWER, reply(*numbers)) for numbers in ((3, 2), (2, 6), (-1, 2))),
     ],
 )

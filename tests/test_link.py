@@ -1,150 +1,12 @@
 """How a connector comes to a connection, and comes back to one, on a clock that jumps: hosts, shares of time, pauses, texts."""
 
 import asyncio
-import importlib
-import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import pytest
-from pure import load
-from simulation.clock import VirtualLoop, seeded
-
-load("linked")
-CONTRACT: Any = importlib.import_module("linked.connector")
-ERRORS: Any = importlib.import_module("linked.errors")
-SETTINGS: Any = importlib.import_module("linked.settings")
-TRANSPORT: Any = importlib.import_module("linked.transport")
-
-FOREVER = 1e6
-
-
-class Attempt(NamedTuple):
-    """One call of a transport's `connect`."""
-
-    at: float
-    host: str
-    within: float
-
-
-class Broker:
-    """Some hosts, and what each does to who connects: nothing for one that lets in."""
-
-    def __init__(self, **hosts: str) -> None:
-        self.hosts = hosts
-        self.attempts: list[Attempt] = []
-        self.open: list[Any] = []
-        self.opened = asyncio.Queue[None]()
-        self.names: dict[str, list[str]] = {}
-        """The addresses of a name; every other name is its own address."""
-
-    async def connect(self, transport: Any) -> None:
-        settings = transport.settings
-        host = settings.targets()[0].host
-        self.attempts.append(Attempt(asyncio.get_running_loop().time(), host, settings.connect_timeout))
-        does = self.hosts.get(host, "")
-        if does == "silent":
-            await asyncio.sleep(FOREVER)
-        if does == "dead":
-            raise ConnectionRefusedError(f"nobody is at {host}")
-        if does == "refuses":
-            raise ERRORS.ConnectError(f"not at {host}", refused=True)
-        if does == "gives up":
-            raise TimeoutError(f"{host} gave up")
-        if does == "loses":
-            transport.inbox.lost(ConnectionResetError(f"{host} hung up"))
-            return
-        self.open.append(transport)
-        self.opened.put_nowait(None)
-
-    def lose(self) -> None:
-        """End the connection that was made last."""
-        self.open.pop().inbox.lost(ConnectionResetError("cut"))
-
-    @property
-    def tried(self) -> list[str]:
-        return [attempt.host for attempt in self.attempts]
-
-    @property
-    def pauses(self) -> list[float]:
-        return [later.at - earlier.at for earlier, later in pairwise(self.attempts)]
-
-
-class Transport(TRANSPORT.Transport):  # type: ignore[misc]
-    """It leads to `broker`, to which nothing but connections matters."""
-
-    broker: ClassVar[Broker]
-
-    async def connect(self) -> None:
-        await self.broker.connect(self)
-
-    async def publish(self, topic: str, payload: bytes) -> None: ...
-
-    async def subscribe(self, topic: str) -> None: ...
-
-    async def unsubscribe(self, topic: str) -> None: ...
-
-    async def close(self) -> None: ...
-
-
-class Loop(VirtualLoop):
-    """A loop that knows the names of a broker."""
-
-    broker: Broker
-
-    async def getaddrinfo(self, host: Any, port: Any, **options: Any) -> list[Any]:
-        assert (port, options) == (None, {"type": socket.SOCK_STREAM})
-        does = self.broker.hosts.get(f"{host} is looked up", "")
-        if does == "silent":
-            await asyncio.sleep(FOREVER)
-        if does == "unknown":
-            raise socket.gaierror(-2, "Name or service not known")
-        found = self.broker.names.get(host, [host])
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in found]
-
-
-def settings(hosts: str, **values: Any) -> Any:
-    return SETTINGS.ConnectorSettings(url=f"a://{hosts}", **values)
-
-
-def play(
-    broker: Broker, source: Any, scene: Callable[[Any, list[Exception]], Coroutine[Any, Any, None]], **attributes: Any
-) -> None:
-    """Run a scene with a connector, and the errors that it has told; then close it."""
-    kind = type("Kind", (Transport,), {"broker": broker, **attributes})
-    connector_class = type(
-        "Connector",
-        (CONTRACT.MessageConnector,),
-        {"transport_class": kind, "Settings": SETTINGS.ConnectorSettings, "name": "Linked", "version": "1"},
-    )
-
-    async def run() -> None:
-        connector = connector_class(source)
-        told: list[Exception] = []
-        connector.on("error", told.append)
-        try:
-            await scene(connector, told)
-        finally:
-            await connector.close()
-
-    with seeded("link"):
-        loop = Loop()
-        loop.broker = broker
-        try:
-            loop.run_until_complete(run())
-        finally:
-            loop.close()
-
-
-def reconnect_errors(told: list[Exception]) -> list[Any]:
-    return [error for error in told if isinstance(error, ERRORS.ReconnectError)]
-
-
-async def refusal(connecting: Awaitable[None]) -> Any:
-    with pytest.raises(ERRORS.ConnectError) as raised:
-        await connecting
-    return raised.value
+from jumping import ERRORS, FOREVER, Broker, block, module, now, of, play, raising, refusal, settings
 
 
 def test_each_host_has_an_equal_share_of_what_is_left() -> None:
@@ -230,6 +92,35 @@ def test_the_attempt_after_a_loss_begins_with_the_host_after_the_one_that_was_lo
     assert broker.tried == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("hosts", "announced", "tried"),
+    [
+        ("a,b", [("b", 5), ("c", None)], ["a://a", "a://b", "a://b:5", "a://c", "a://a"]),
+        ("a", [("10.0.0.2", 5)], ["a://a", "a://a:5 (10.0.0.2)", "a://a"]),  # a certificate for `a` will do
+        ("10.0.0.1", [("10.0.0.2", 5)], ["a://10.0.0.1", "a://10.0.0.2:5", "a://10.0.0.1"]),
+    ],
+)
+def test_hosts_that_the_broker_announces_are_tried_after_a_loss(
+    hosts: str, announced: list[Any], tried: list[str]
+) -> None:
+    broker, known, seen = Broker(), [module("addresses").Target(*each) for each in announced], list[str]()
+
+    async def connect(transport: Any) -> None:
+        seen.append(transport.settings.where)
+        if 1 < len(seen) < len(tried):
+            raise ConnectionRefusedError
+        await broker.connect(transport)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        broker.lose()
+        await asyncio.sleep(0.5)
+        assert connector.is_ready
+
+    play(broker, settings(hosts), scene, announced=known, connect=connect)
+    assert seen == tried
+
+
 def test_a_client_that_takes_all_hosts_gets_the_url_as_it_is() -> None:
     broker = Broker()
 
@@ -259,9 +150,9 @@ def test_an_address_is_not_looked_up(host: str) -> None:
     broker = Broker(**{f"{host.strip('[]')} is looked up": "silent"})
 
     async def scene(connector: Any, told: list[Exception]) -> None:
-        began = asyncio.get_running_loop().time()
+        began = now()
         await connector.connect()
-        assert asyncio.get_running_loop().time() - began < 0.1
+        assert now() - began < 0.1
 
     play(broker, settings(f"{host},other"), scene)
 
@@ -304,7 +195,7 @@ def test_a_connection_that_lasted_a_heartbeat_sets_the_pause_back_and_a_shorter_
         await broker.opened.get()
         for lasted in [0.5] * 6 + [2.5, 0.5]:
             await asyncio.sleep(lasted)
-            lost_at = asyncio.get_running_loop().time()
+            lost_at = now()
             broker.lose()
             await broker.opened.get()
             pauses.append(broker.attempts[-1].at - lost_at)
@@ -323,23 +214,23 @@ def test_a_reason_is_told_once_a_minute_and_a_new_one_at_once() -> None:
         broker.hosts["a"] = "dead"
         broker.lose()
         await asyncio.sleep(50)
-        (first,) = reconnect_errors(told)
+        (first,) = of("ReconnectError", told)
         assert str(first).startswith("Cannot connect to a://a: ConnectionRefusedError: nobody is at a. ")
         assert str(first).endswith("Until it succeeds, it is tried again, and publishing waits.")
         assert not first.refused
         assert isinstance(first.__cause__, ConnectionRefusedError)
         broker.hosts["a"] = "refuses"
         await asyncio.sleep(5)
-        (_, second) = reconnect_errors(told)
+        (_, second) = of("ReconnectError", told)
         assert "ConnectError: not at a" in str(second)
         assert second.refused
         await asyncio.sleep(50)
-        assert len(reconnect_errors(told)) == 2
+        assert len(of("ReconnectError", told)) == 2
         await asyncio.sleep(15)
-        assert len(reconnect_errors(told)) == 3
+        assert len(of("ReconnectError", told)) == 3
         broker.hosts["a"] = "dead"
         await asyncio.sleep(6)
-        assert len(reconnect_errors(told)) == 4
+        assert len(of("ReconnectError", told)) == 4
 
     play(broker, settings("a"), scene)
 
@@ -353,7 +244,7 @@ def test_a_good_connection_makes_an_old_reason_new() -> None:
             broker.hosts["a"] = "dead"
             broker.lose()
             await asyncio.sleep(5)
-            assert len(reconnect_errors(told)) == count
+            assert len(of("ReconnectError", told)) == count
             broker.hosts["a"] = ""
             await asyncio.sleep(20)
             assert connector.is_ready
@@ -438,24 +329,20 @@ def test_closing_ends_an_attempt() -> None:
     play(broker, settings("a"), scene)
 
 
-async def lost(error: BaseException) -> Any:
-    raise error
-
-
 def test_a_connector_says_what_it_is() -> None:
     broker = Broker()
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         name = connector.node_name
-        assert repr(connector) == f"<Linked connector {name!r} at a://a, not ready>"
+        assert repr(connector) == f"<Example connector {name!r} at a://a, not ready>"
         await connector.connect()
-        assert repr(connector) == f"<Linked connector {name!r} at a://a, ready>"
+        assert repr(connector) == f"<Example connector {name!r} at a://a, ready>"
         broker.hosts["a"] = "dead"
         broker.lose()
         await asyncio.sleep(1)
-        assert repr(connector) == f"<Linked connector {name!r} at a://a, not ready>"
+        assert repr(connector) == f"<Example connector {name!r} at a://a, not ready>"
         await connector.close()
-        assert repr(connector) == f"<Linked connector {name!r} at a://a, closed>"
+        assert repr(connector) == f"<Example connector {name!r} at a://a, closed>"
 
     play(broker, settings("a"), scene)
 
@@ -464,16 +351,16 @@ def test_a_started_connector_has_the_limits_of_what_a_function_returns_at_once()
     broker, asked = Broker(a="dead"), list[float]()
 
     def source() -> Any:
-        asked.append(asyncio.get_running_loop().time())
+        asked.append(now())
         return settings("a", publish_timeout=2, reconnect_delay_min=3, reconnect_delay_max=3)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         connector.start()
-        began = asyncio.get_running_loop().time()
+        began = now()
         assert asked == pytest.approx([began], abs=0.01)
         with pytest.raises(ERRORS.PublishUnconfirmedError):
             await connector.publish("topic", 1)
-        assert asyncio.get_running_loop().time() - began == pytest.approx(2, abs=0.1)
+        assert now() - began == pytest.approx(2, abs=0.1)
         broker.hosts["a"] = ""
         await connector.connect()
         assert len(asked) == len(broker.attempts) == 2
@@ -500,13 +387,13 @@ def test_a_started_connector_that_has_to_wait_for_its_settings_has_the_default_l
         await asyncio.sleep(FOREVER)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
-        began = asyncio.get_running_loop().time()
+        began = now()
         connector.start()
         with pytest.raises(ERRORS.NotReadyError, match="not known before the first attempt"):
             _ = connector.settings
         with pytest.raises(ERRORS.PublishUnconfirmedError):
             await connector.publish("topic", 1)
-        assert asyncio.get_running_loop().time() - began == pytest.approx(10, abs=0.1)
+        assert now() - began == pytest.approx(10, abs=0.1)
         assert connector.settings.publish_timeout == 2
 
     play(broker, slow if is_async else answer, scene, publish=never)
@@ -558,11 +445,11 @@ def test_waiting_for_a_connection_ends_with_the_time_and_the_reason() -> None:
         broker.hosts["a"] = "dead"
         broker.lose()
         await asyncio.sleep(0)
-        began = asyncio.get_running_loop().time()
+        began = now()
         error = await refusal(connector.connect())
         assert str(error).startswith("There is no connection to a://a within connect_timeout = 3 s: ")
         assert "nobody is at a" in str(error)
-        assert asyncio.get_running_loop().time() - began == pytest.approx(3, abs=0.01)
+        assert now() - began == pytest.approx(3, abs=0.01)
 
     play(broker, settings("a", connect_timeout=3), scene)
 
@@ -629,7 +516,7 @@ def test_a_loss_is_told_with_its_cause() -> None:
 def test_whatever_a_client_raises_is_told_in_the_end(raised: BaseException, text: str, is_future: bool) -> None:
     def publish(self: Any, topic: str, payload: bytes) -> Any:
         if not is_future:
-            return lost(raised)
+            return raising(raised)
         future = asyncio.get_running_loop().create_future()
         if isinstance(raised, asyncio.CancelledError):
             future.cancel()
@@ -649,7 +536,7 @@ def test_whatever_a_client_raises_is_told_in_the_end(raised: BaseException, text
 def test_time_for_which_the_host_blocks_the_loop_does_not_count() -> None:
     async def publish(self: Any, topic: str, payload: bytes) -> None:
         if topic == "topic":
-            asyncio.get_running_loop().call_later(0.5, asyncio.get_running_loop().block, 5)  # type: ignore[attr-defined]
+            asyncio.get_running_loop().call_later(0.5, block, 5)
             await asyncio.sleep(1.2)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
@@ -665,23 +552,21 @@ def test_a_loop_that_is_always_late_notices_a_silent_broker_all_the_same() -> No
             await asyncio.sleep(FOREVER)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
-        loop: Any = asyncio.get_running_loop()
-
         async def be_late() -> None:
             while True:
-                loop.block(0.073)
+                block(0.073)
                 await asyncio.sleep(0.0117)
 
         late = asyncio.ensure_future(be_late())
-        began = loop.time()
+        began = now()
         await refusal(connector.connect())
-        assert loop.time() - began < 60
+        assert now() - began < 60
         broker.hosts["a"] = ""
         await connector.connect()
-        began = loop.time()
+        began = now()
         with pytest.raises(ERRORS.PublishUnconfirmedError):
             await connector.publish("topic", 1)
-        assert loop.time() - began < 60
+        assert now() - began < 60
         late.cancel()
 
     broker = Broker(a="silent")
@@ -693,16 +578,16 @@ def test_a_ping_that_fails_or_is_not_answered_is_a_loss_within_a_heartbeat(is_si
     broker, pings = Broker(), list[float]()
 
     async def ping(self: Any) -> None:
-        pings.append(asyncio.get_running_loop().time())
+        pings.append(now())
         if len(pings) == 4:
-            await (asyncio.sleep(FOREVER) if is_silent else lost(OSError("no pong")))
+            await (asyncio.sleep(FOREVER) if is_silent else raising(OSError("no pong")))
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         reported = asyncio.Event()
         connector.on("error", lambda _: reported.set())
         await connector.connect()
         await reported.wait()
-        loss, pinged = asyncio.get_running_loop().time(), pings[3]
+        loss, pinged = now(), pings[3]
         assert loss - pinged == pytest.approx(1.8 if is_silent else 0, abs=0.05)
         text = "TimeoutError: no answer within 1.8 s" if is_silent else "OSError: no pong"
         assert str(told[0]).startswith(f"The connection to a://a was lost: {text}. ")
@@ -726,9 +611,9 @@ def test_what_hangs_in_the_client_is_waited_for_a_second_when_it_closes() -> Non
         await connector.connect()
         publishing = asyncio.ensure_future(connector.publish("topic", 1))
         await asyncio.sleep(0.1)
-        began = asyncio.get_running_loop().time()
+        began = now()
         await connector.close()
-        assert asyncio.get_running_loop().time() - began == pytest.approx(0.9 + 1 + 1, abs=0.01)
+        assert now() - began == pytest.approx(0.9 + 1 + 1, abs=0.01)
         with pytest.raises(ERRORS.ConnectorError):
             await publishing
         await asyncio.sleep(20)
@@ -866,9 +751,9 @@ def test_closing_does_not_wait_for_the_next_attempt() -> None:
         await connector.connect()
         broker.lose()
         await asyncio.sleep(0.1)
-        began = asyncio.get_running_loop().time()
+        began = now()
         await connector.close()
-        assert asyncio.get_running_loop().time() - began < 1
+        assert now() - began < 1
 
     play(broker, settings("a", reconnect_delay_min=30, reconnect_delay_max=30), scene, close=close)
 
@@ -932,8 +817,8 @@ def test_a_broker_that_takes_nothing_holds_up_the_end_for_a_heartbeat_at_most() 
         await connector.connect()
         connector.publish_nowait("topic", 1)
         await asyncio.sleep(0.1)
-        began = asyncio.get_running_loop().time()
+        began = now()
         await connector.close()
-        assert asyncio.get_running_loop().time() - began == pytest.approx(0.9 + 3, abs=0.01)
+        assert now() - began == pytest.approx(0.9 + 3, abs=0.01)
 
     play(Broker(), settings("a", publish_timeout=1, heartbeat=3), scene, publish=publish)

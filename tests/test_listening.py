@@ -1,10 +1,9 @@
 """How messages come from a payload to a listener, on a clock that jumps: inbox, queues, turns, events, floods, bridge, receipts."""
 
 import asyncio
-import importlib
 import json
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from math import inf
 from random import Random
@@ -12,42 +11,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from pure import load
-from simulation.clock import VirtualLoop, seeded
+from jumping import ERRORS, FOREVER, WIRE, block, jump, module, now, raising
 
-PACKAGE: Any = load("listening")
-BRIDGE: Any = importlib.import_module("listening.bridge")
-EVENTS: Any = importlib.import_module("listening.events")
-FLOODS: Any = importlib.import_module("listening.floods")
-LISTENERS: Any = importlib.import_module("listening.listeners")
-NODE_INBOX: Any = importlib.import_module("listening.node_inbox")
-RECEIPT: Any = importlib.import_module("listening.receipt")
-ERRORS, WIRE, RECEIVING, JSON = PACKAGE.errors, PACKAGE.wire, PACKAGE.receiving, PACKAGE.serialization.by_name("json")
+BRIDGE, EVENTS, FLOODS, LISTENERS = module("bridge"), module("events"), module("floods"), module("listeners")
+NODE_INBOX, RECEIPT, RECEIVING, SENDING = (
+    module("node_inbox"),
+    module("receipt"),
+    module("receiving"),
+    module("sending"),
+)
+JSON = module("serialization").by_name("json")
 
-FOREVER = 1e6
 ADVICE = "Keep other publishers off the topics of the cluster, and its nodes at one version, with the same keys."
-
-
-def play(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a scene; none of its callbacks may raise."""
-    raised: list[dict[str, Any]] = []
-    with seeded("listening"):
-        loop = VirtualLoop()
-        loop.set_exception_handler(lambda _, context: raised.append(context))
-        try:
-            loop.run_until_complete(scene())
-            assert not raised
-        finally:
-            loop.close()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def block(seconds: float) -> None:
-    loop: Any = asyncio.get_running_loop()
-    loop.block(seconds)
 
 
 async def turns(count: int) -> None:
@@ -66,6 +41,11 @@ def batch(messages: list[Any], skip: int = 0, size: int = 0, decoded: bool = Fal
     return LISTENERS.Batch(JSON, body, len(messages), published, messages if decoded else None, skip)
 
 
+def limits(most: int = 1000, most_bytes: int = 10**9) -> Any:
+    """Return settings for one listener."""
+    return SimpleNamespace(max_pending_messages=most, max_pending_bytes=most_bytes)
+
+
 class Desk:
     """Makes queues that share turns, and keeps what they report."""
 
@@ -73,15 +53,13 @@ class Desk:
         self.turns = LISTENERS.Turns()
         self.told: list[Any] = []
 
-    def subscription(self, listener: Callable[[Any], Any], most: int = 1000, most_bytes: int = 10**9) -> Any:
-        limits = SimpleNamespace(max_pending_messages=most, max_pending_bytes=most_bytes)
-        made = LISTENERS.Subscription("t", listener, limits, self.told.append, self.turns)
+    def subscription(self, listener: Callable[[Any], Any], *most: int) -> Any:
+        made = LISTENERS.Subscription("t", listener, limits(*most), self.told.append, self.turns)
         made.live = True
         return made
 
-    def pulled(self, most: int = 1000, most_bytes: int = 10**9) -> Any:
-        limits = SimpleNamespace(max_pending_messages=most, max_pending_bytes=most_bytes)
-        made = LISTENERS.PulledSubscription("t", limits, self.told.append, self.turns)
+    def pulled(self, *most: int) -> Any:
+        made = LISTENERS.PulledSubscription("t", limits(*most), self.told.append, self.turns)
         made.live = True
         return made
 
@@ -111,9 +89,8 @@ def test_the_bytes_of_a_frame_are_shared_out_and_rounded_up(size: int, unit: int
 def test_a_listener_gets_only_what_comes_while_it_is_live_and_since_it_listens() -> None:
     async def scene() -> None:
         desk, got = Desk(), list[Any]()
-        one = desk.subscription(got.append)
-        one.live = False
-        assert not LISTENERS.Subscription("t", print, SimpleNamespace(**LIMITS), desk.told.append, desk.turns).live
+        one = LISTENERS.Subscription("t", got.append, limits(), desk.told.append, desk.turns)
+        assert not one.live
         one.put(batch(["early"]))
         one.live, one.since = True, 5.0
         one.put(batch(["before"], published=4.9))
@@ -122,10 +99,7 @@ def test_a_listener_gets_only_what_comes_while_it_is_live_and_since_it_listens()
         await turns(3)
         assert got == ["at once", "after"]
 
-    play(scene)
-
-
-LIMITS = {"max_pending_messages": 1000, "max_pending_bytes": 10**9}
+    jump(scene)
 
 
 def test_a_stopped_listener_gets_nothing_of_what_waits_or_comes() -> None:
@@ -148,7 +122,7 @@ def test_a_stopped_listener_gets_nothing_of_what_waits_or_comes() -> None:
         assert [message async for message in pulled] == []
         assert not desk.told
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_finished_iteration_hands_out_what_had_arrived_and_ends() -> None:
@@ -160,7 +134,7 @@ def test_a_finished_iteration_hands_out_what_had_arrived_and_ends() -> None:
         assert [message async for message in pulled] == [1, 2]
         assert (pulled.is_idle, pulled.is_calling_us()) == (True, False)
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_frame_that_is_decoded_already_is_not_decoded_again_unless_much_waits() -> None:
@@ -175,7 +149,7 @@ def test_a_frame_that_is_decoded_already_is_not_decoded_again_unless_much_waits(
         assert got == decoded
         assert [one is other for one, other in zip(got, decoded, strict=True)] == [True, True, False]
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize(("most", "most_bytes"), [(6, 10**9), (1000, 120), (6, 120)])
@@ -211,13 +185,13 @@ def test_of_what_waits_the_oldest_is_dropped_and_no_more_than_need_be(most: int,
         for _ in range(100):
             await run()
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_waits_for_a_listener_at_work_is_dropped_across_frames() -> None:
     async def scene() -> None:
         desk, stuck = Desk(), Stuck()
-        one = desk.subscription(stuck, most=6)
+        one = desk.subscription(stuck, 6)
         drops = []
         for made in (
             batch(["a0", "a1", "a2", "a3", "a4"]),
@@ -237,13 +211,13 @@ def test_what_waits_for_a_listener_at_work_is_dropped_across_frames() -> None:
         assert stuck.got == ["a0", "d0", "e0", "e1", "e2", "e3", "e4"]
         assert (one.waiting, one.waiting_bytes) == (0, 0)
 
-    play(scene)
+    jump(scene)
 
 
 def test_an_error_counts_what_was_dropped_and_names_the_listener() -> None:
     async def scene() -> None:
         desk = Desk()
-        pulled = desk.pulled(most=2)
+        pulled = desk.pulled(2)
         pulled.put(batch([1, 2, 3]))
         await turns(2)
         [error] = desk.told
@@ -251,7 +225,7 @@ def test_an_error_counts_what_was_dropped_and_names_the_listener() -> None:
         assert str(error).startswith(f"The listener {pulled!r} on topic 't' is too slow: its 1 oldest messages were ")
         assert "raise max_pending_messages (2) or max_pending_bytes (1000000000)" in str(error)
 
-    play(scene)
+    jump(scene)
 
 
 class Odd:
@@ -271,7 +245,11 @@ def fail(message: Any) -> None:
 PARTIAL = partial(fail)
 
 
-@pytest.mark.parametrize(("listener", "name"), [(fail, "fail"), (PARTIAL, repr(PARTIAL)), (Odd(), "<Odd>")])
+@pytest.mark.parametrize(
+    ("listener", "name"),
+    [(fail, "fail"), (PARTIAL, repr(PARTIAL)), (Odd(), "<Odd>")],
+    ids=["function", "partial", "odd"],
+)
 def test_a_listener_that_fails_is_named(listener: Any, name: str) -> None:
     async def scene() -> None:
         desk = Desk()
@@ -284,7 +262,7 @@ def test_a_listener_that_fails_is_named(listener: Any, name: str) -> None:
         )
         assert isinstance(error.__cause__, ValueError)
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_a_listener_returns_is_awaited_only_if_it_can_be() -> None:
@@ -300,7 +278,7 @@ def test_what_a_listener_returns_is_awaited_only_if_it_can_be() -> None:
         assert got == [0, 5, None, "x", False]
         assert not desk.told
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_listener_that_cancels_its_task_is_told_so_and_gets_the_rest() -> None:
@@ -321,7 +299,7 @@ def test_a_listener_that_cancels_its_task_is_told_so_and_gets_the_rest() -> None
         assert "raised CancelledError('it cancelled its task')." in str(error)
         assert isinstance(error.__cause__, asyncio.CancelledError)
 
-    play(scene)
+    jump(scene)
 
 
 def test_only_the_call_that_is_awaited_now_and_its_tasks_are_called_by_us() -> None:
@@ -348,7 +326,7 @@ def test_only_the_call_that_is_awaited_now_and_its_tasks_are_called_by_us() -> N
         await asyncio.sleep(5)
         assert (inside, children, stale) == ([True] * 3, [True] * 3, [False] * 3)
 
-    play(scene)
+    jump(scene)
 
 
 # Turns.
@@ -365,7 +343,7 @@ def test_an_idle_listener_gets_many_messages_in_the_next_turn() -> None:
             assert got == list(range(100))
             await asyncio.sleep(1)
 
-    play(scene)
+    jump(scene)
 
 
 def test_who_works_for_long_gets_another_whole_slice_after_a_turn_of_the_loop() -> None:
@@ -382,7 +360,7 @@ def test_who_works_for_long_gets_another_whole_slice_after_a_turn_of_the_loop() 
         await turns(2)
         assert got == list(range(50))
 
-    play(scene)
+    jump(scene)
 
 
 def test_listeners_that_work_for_long_have_one_turn_of_the_loop_each() -> None:
@@ -400,7 +378,7 @@ def test_listeners_that_work_for_long_have_one_turn_of_the_loop_each() -> None:
         assert [what for what, _ in seen] == ["a1", "a2", "b1", "c1", "b2", "c2"]
         assert len({when for _, when in seen}) == 6
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize(
@@ -435,7 +413,7 @@ def test_a_listener_that_waits_for_its_first_turn_is_not_slow_unless_frames_take
         free.set()
         await turns(3)
 
-    play(scene)
+    jump(scene)
 
 
 # The end of a listener.
@@ -461,7 +439,7 @@ def test_a_listener_has_the_time_that_it_is_given_for_what_waits(within: float, 
         await asyncio.sleep(1)
         assert done == [1, 2]
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize("resists", [False, True])
@@ -489,7 +467,7 @@ def test_a_listener_that_is_not_through_is_cancelled_and_that_is_no_error(resist
         await turns(3)
         assert (got, desk.told, one.is_idle) == ([1, "cancelled"], [], True)
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_listener_that_finishes_itself_is_not_waited_for() -> None:
@@ -506,7 +484,7 @@ def test_a_listener_that_finishes_itself_is_not_waited_for() -> None:
         assert (got, desk.told, one.is_idle) == ([1], [], True)
         assert now() - began < 0.1
 
-    play(scene)
+    jump(scene)
 
 
 # The inbox of a node.
@@ -538,8 +516,8 @@ class Inbox:
         self.receiver.can_ask = True
         for topic in "tu":
             self.receiver.listen(topic, now())
-        limits = SimpleNamespace(max_message_bytes=1000)
-        self.node = NODE_INBOX.NodeInbox(limits, ME, self.receiver, lambda topic: self.ears, self.told.append)
+        sizes = SimpleNamespace(max_message_bytes=1000)
+        self.node = NODE_INBOX.NodeInbox(sizes, ME, self.receiver, lambda topic: self.ears, self.told.append)
         self.node.repair = SimpleNamespace(topic="CONTROL", take=lambda frame, control: [], changed=lambda: None)
 
     def take(self, payload: bytes, topic: str = "t") -> None:
@@ -582,7 +560,7 @@ def test_what_is_known_of_a_frame_is_not_delivered_or_counted_again() -> None:
         assert inbox.counts == (9, 4, 0, 0)
         assert not inbox.told
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_frame_is_decoded_once_for_its_first_listener() -> None:
@@ -594,7 +572,7 @@ def test_a_frame_is_decoded_once_for_its_first_listener() -> None:
         assert first.got == second.got == [[0, 1, 2], [3], [4], [5, 6]]
         assert (first.were_decoded, second.were_decoded) == ([True] * 4, [False] * 4)
 
-    play(scene)
+    jump(scene)
 
 
 def test_frames_that_were_held_come_with_their_own_messages() -> None:
@@ -605,7 +583,7 @@ def test_frames_that_were_held_come_with_their_own_messages() -> None:
         assert inbox.got == [[0], [1, 2], [3, 4], [5]]
         assert inbox.counts == (6, 0, 0, 0)
 
-    play(scene)
+    jump(scene)
 
 
 def test_of_what_is_sent_again_a_listener_gets_what_was_published_since_it_listens() -> None:
@@ -618,13 +596,13 @@ def test_of_what_is_sent_again_a_listener_gets_what_was_published_since_it_liste
         inbox.take(again(0, (2, 2001), (1, 2000), (1, 500), (1, 0)))
         assert [ear.got for ear in ears] == [[[1, 2, 3, 4]], [[2, 3, 4]], [[4]], []]
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_is_larger_than_a_node_takes_is_told_and_lost() -> None:
     async def scene() -> None:
         inbox = Inbox()
-        largest = PACKAGE.sending.JOINED_BYTES + WIRE.overhead(PACKAGE.sending.JOINED_MESSAGES)
+        largest = SENDING.JOINED_BYTES + WIRE.overhead(SENDING.JOINED_MESSAGES)
         inbox.take(payload(0, 1, body=b'["' + b"x" * (largest - 4) + b'"]'))
         assert (len(inbox.got), inbox.told) == (1, [])
         inbox.take(payload(0, 3, body=b'["' + b"x" * (largest - 3) + b'"]'))
@@ -644,7 +622,7 @@ def test_what_is_larger_than_a_node_takes_is_told_and_lost() -> None:
         )
         assert inbox.counts == (1, 0, 2, 0)
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_was_held_and_is_too_large_is_lost_in_its_turn() -> None:
@@ -659,7 +637,7 @@ def test_what_was_held_and_is_too_large_is_lost_in_its_turn() -> None:
         assert [type(error).__name__ for error in inbox.told] == ["BadFrameError", "MessagesLostError"]
         assert (inbox.got, inbox.node.lost) == ([[0], [1], [5]], 3)
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -674,7 +652,7 @@ def test_a_node_that_says_it_is_further_is_asked_only_if_it_answers(answers: boo
         assert [inbox.receiver.has_gaps(topic) for topic in "tu"] == [answers, False]
         assert [(error.topic, error.count) for error in inbox.told] == ([] if answers else [("t", 2)])
 
-    play(scene)
+    jump(scene)
 
 
 def test_frames_of_this_node_are_counted_except_on_the_control_topic() -> None:
@@ -687,7 +665,7 @@ def test_frames_of_this_node_are_counted_except_on_the_control_topic() -> None:
         assert inbox.counts == (0, 0, 0, 3)
         assert not inbox.got
 
-    play(scene)
+    jump(scene)
 
 
 def test_payloads_that_are_no_frames_are_told_once_a_second_by_topic() -> None:
@@ -709,7 +687,7 @@ def test_payloads_that_are_no_frames_are_told_once_a_second_by_topic() -> None:
         ]
         assert [str(error) for error in inbox.told] == told
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize("ends", ["forget", "close"])
@@ -728,7 +706,7 @@ def test_what_was_not_told_yet_is_told_when_nobody_listens_any_more(ends: str) -
         await asyncio.sleep(2)
         assert len(inbox.told) == 2
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_frame_that_turns_out_to_be_forged_is_told() -> None:
@@ -741,7 +719,7 @@ def test_a_frame_that_turns_out_to_be_forged_is_told() -> None:
             f"A frame on topic 'u' had numbers that its sender says it has not given: it is forged. {ADVICE}"
         )
 
-    play(scene)
+    jump(scene)
 
 
 # Events.
@@ -797,7 +775,7 @@ def test_a_handler_may_be_added_by_a_decorator_for_one_event_or_for_all() -> Non
         assert got == [("once", 0), ("on", 0), ("awaited", 0), ("on", 1)]
         assert not events.emit("b", 5)
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_handler_is_taken_back_and_others_stay() -> None:
@@ -828,7 +806,7 @@ def test_a_handler_is_taken_back_and_others_stay() -> None:
         events.emit("a", 0)
         assert got == ["other"]
 
-    play(scene)
+    jump(scene)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -848,15 +826,11 @@ def test_what_a_handler_raises_is_logged_with_its_event(log: list[logging.LogRec
         await turns(2)
         await events.close()
 
-    play(scene)
+    jump(scene)
     [record] = log
     assert record.getMessage() == failure("ready", "ValueError('no')")
     assert record.exc_info
     assert record.exc_info[1] is error
-
-
-async def raising(error: BaseException) -> None:
-    raise error
 
 
 def test_a_handler_that_is_cancelled_before_the_end_is_logged(log: list[logging.LogRecord]) -> None:
@@ -867,7 +841,7 @@ def test_a_handler_that_is_cancelled_before_the_end_is_logged(log: list[logging.
         await turns(2)
         await events.close()
 
-    play(scene)
+    jump(scene)
     assert [record.getMessage() for record in log] == [failure("ready", "CancelledError()")]
 
 
@@ -897,7 +871,7 @@ def test_handlers_have_a_second_to_end_and_are_cancelled_without_a_word(
         await events.close()
         assert now() == began
 
-    play(scene)
+    jump(scene)
     assert not log
 
 
@@ -920,7 +894,7 @@ def test_a_handler_that_does_not_end_when_cancelled_is_waited_for_a_second_more(
         free.set()
         await turns(3)
 
-    play(scene)
+    jump(scene)
     assert not log
 
 
@@ -938,7 +912,7 @@ def test_a_handler_that_closes_is_not_waited_for_and_knows_that_it_is_called(log
         await turns(3)
         assert seen == [True, 0]
 
-    play(scene)
+    jump(scene)
     assert not log
 
 
@@ -994,7 +968,7 @@ def test_a_flood_is_told_once_a_second_with_its_count() -> None:
         assert [count for _, count in told] == [1, 3, 1, 1, 2, 3, 4, 1]
         assert [time for time, _ in told] == pytest.approx([0, 1, 2.7, 3.7, 4.7, 9.1, 9.1, 14.1], abs=0.001)
 
-    play(scene)
+    jump(scene)
 
 
 # The bridge.
@@ -1017,7 +991,7 @@ def test_calls_over_a_bridge_are_made_in_order_a_slice_at_a_time() -> None:
                 await turns(1)
                 assert made == list(range(count))
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_call_over_a_bridge_that_raises_does_not_stop_the_others() -> None:
@@ -1031,7 +1005,7 @@ def test_a_call_over_a_bridge_that_raises_does_not_stop_the_others() -> None:
         assert made == [1, 3]
         assert [type(error) for error in raised] == [ValueError]
 
-    play(scene)
+    jump(scene)
 
 
 def test_a_call_over_a_bridge_is_dropped_when_the_loop_is_closed() -> None:
@@ -1040,7 +1014,7 @@ def test_a_call_over_a_bridge_is_dropped_when_the_loop_is_closed() -> None:
     async def scene() -> None:
         bridges.append(BRIDGE.Bridge())
 
-    play(scene)
+    jump(scene)
     for bridge in bridges:
         bridge.call(made.append, 1)
     assert not made
@@ -1059,7 +1033,7 @@ def test_who_hears_of_a_receipt_hears_the_error_once(error: Exception | None) ->
         assert heard == [error]
         assert receipt.exception() is error
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_a_hearer_of_a_receipt_raises_goes_to_the_loop() -> None:
@@ -1079,7 +1053,7 @@ def test_what_a_hearer_of_a_receipt_raises_goes_to_the_loop() -> None:
             {"message": "A receipt's callback raised an exception", "exception": fault, "future": receipt}
         ]
 
-    play(scene)
+    jump(scene)
 
 
 def test_what_is_thrown_into_a_receipt_comes_out() -> None:
@@ -1092,7 +1066,7 @@ def test_what_is_thrown_into_a_receipt_comes_out() -> None:
         with pytest.raises(ValueError, match=r"^$"):
             receipt.throw(ValueError)
 
-    play(scene)
+    jump(scene)
 
 
 def test_messages_whose_task_was_cancelled_before_it_began_are_given_to_the_listener_in_the_end() -> None:
@@ -1107,4 +1081,4 @@ def test_messages_whose_task_was_cancelled_before_it_began_are_given_to_the_list
         await one.finish(2.0)
         assert got == [1, 2]
 
-    play(scene)
+    jump(scene)

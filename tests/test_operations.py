@@ -1,22 +1,17 @@
 """Publish, subscribe and unsubscribe in outages and under refusals, on a clock that jumps, over a broker that does as a test says."""
 
 import asyncio
-import importlib
-from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from test_link import ERRORS, FOREVER, Broker, play, reconnect_errors, refusal, settings
+from jumping import ERRORS, FOREVER, Broker, Scene, block, module, now, of, play, refusal, settings
 
-RECEIPT: Any = importlib.import_module("linked.receipt")
-WIRE: Any = importlib.import_module("linked.wire")
-
-Scene = Callable[[Any, list[Exception]], Coroutine[Any, Any, None]]
+RECEIPT = module("receipt")
 
 
 class Hub(Broker):
-    """A broker that delivers. `does` says what it does about a call, by method and topic.
+    """A broker. `does` says what it does about a call, by method and topic.
 
     It raises an exception, waits for some seconds, or calls a function with the transport. Of a list it does one thing
     after another, for a call each. After "drop" it delivers nothing.
@@ -27,8 +22,6 @@ class Hub(Broker):
         self.does: dict[tuple[str, str], Any] = {}
         self.asked: list[tuple[str, str]] = []
         self.times: list[float] = []
-        self.payloads: list[tuple[str, bytes]] = []
-        self.topics: dict[str, list[Any]] = {}
 
     async def answer(self, transport: Any, method: str, topic: str = "") -> Any:
         self.asked.append((method, topic))
@@ -45,28 +38,27 @@ class Hub(Broker):
         return does
 
     async def publish(self, transport: Any, topic: str, payload: bytes) -> None:
-        self.payloads.append((topic, payload))
+        self.note(topic, payload)
         if await self.answer(transport, "publish", topic) != "drop":
-            for other in self.topics.get(topic, []):
-                other.inbox.received(topic, payload)
+            self.hand(topic, payload)
 
     async def subscribe(self, transport: Any, topic: str) -> None:
-        self.topics.setdefault(topic, []).append(transport)
+        await super().subscribe(transport, topic)
         try:
             await self.answer(transport, "subscribe", topic)
         except BaseException:
-            self.topics[topic].remove(transport)
+            await super().unsubscribe(transport, topic)
             raise
 
     async def unsubscribe(self, transport: Any, topic: str) -> None:
         await self.answer(transport, "unsubscribe", topic)
-        if transport in self.topics.get(topic, []):
-            self.topics[topic].remove(transport)
+        await super().unsubscribe(transport, topic)
+
+    async def ping(self, transport: Any) -> None:
+        await self.answer(transport, "ping")
 
     async def close(self, transport: Any) -> None:
-        for others in self.topics.values():
-            if transport in others:
-                others.remove(transport)
+        await super().close(transport)
         await self.answer(transport, "close")
 
     def count(self, method: str, topic: str) -> int:
@@ -75,35 +67,10 @@ class Hub(Broker):
     def when(self, method: str, topic: str) -> list[float]:
         return [at for at, asked in zip(self.times, self.asked, strict=True) if asked == (method, topic)]
 
-    def controls(self) -> list[Any]:
-        """Return what was said on the control topic."""
-        return [WIRE.unpack_control(WIRE.unpack(payload)) for topic, payload in self.payloads if topic == "CONTROL"]
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
 
 def run(hub: Hub, scene: Scene, source: Any = None, /, *, kind: dict[str, Any] | None = None, **values: Any) -> None:
     """Play a scene with a connector to `hub`."""
-
-    async def publish(self: Any, topic: str, payload: bytes) -> None:
-        await hub.publish(self, topic, payload)
-
-    async def subscribe(self: Any, topic: str) -> None:
-        await hub.subscribe(self, topic)
-
-    async def unsubscribe(self: Any, topic: str) -> None:
-        await hub.unsubscribe(self, topic)
-
-    async def ping(self: Any) -> None:
-        await hub.answer(self, "ping")
-
-    async def close(self: Any) -> None:
-        await hub.close(self)
-
-    methods = {"publish": publish, "subscribe": subscribe, "unsubscribe": unsubscribe, "ping": ping, "close": close}
-    play(hub, source or settings("a", **values), scene, **methods | (kind or {}))
+    play(hub, source or settings(**values), scene, **(kind or {}))
 
 
 async def another(connector: Any, host: str = "a") -> Any:
@@ -111,10 +78,6 @@ async def another(connector: Any, host: str = "a") -> Any:
     other = type(connector)(settings(host))
     await other.connect()
     return other
-
-
-def of(kind: str, told: list[Exception]) -> list[Any]:
-    return [error for error in told if isinstance(error, getattr(ERRORS, kind))]
 
 
 def test_a_broker_that_fails_is_asked_again_until_it_confirms() -> None:
@@ -242,10 +205,10 @@ def test_the_others_are_asked_for_their_numbers_for_the_first_listener_of_a_topi
         await connector.connect()
         await connector.subscribe("topic", print)
         await asyncio.sleep(0.1)
-        assert [control.topics for control in hub.controls()] == [["topic"]]
+        assert [control.topics for control in hub.words] == [["topic"]]
         await connector.subscribe("topic", repr)
         await asyncio.sleep(0.1)
-        assert len(hub.controls()) == 1
+        assert len(hub.words) == 1
 
     run(hub, scene)
 
@@ -516,12 +479,12 @@ def test_a_loss_is_counted_and_said_to_the_others_and_the_first_connection_is_no
         await connector.connect()
         await connector.subscribe("topic", print)
         await asyncio.sleep(0.1)
-        assert [control.is_back for control in hub.controls()] == [False]
+        assert [control.is_back for control in hub.words] == [False]
         for count in (1, 2):
             hub.lose()
             await asyncio.sleep(10)
             assert connector.stats()["reconnects"] == count
-            assert sum(control.is_back for control in hub.controls()) == count
+            assert sum(control.is_back for control in hub.words) == count
 
     run(hub, scene)
 
@@ -665,7 +628,7 @@ def test_a_message_is_sent_once_however_the_host_blocks_the_loop_meanwhile(steps
             if step == "work":
                 await asyncio.sleep(seconds)
             else:
-                asyncio.get_running_loop().block(seconds)  # type: ignore[attr-defined]
+                block(seconds)
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         await connector.connect()
@@ -897,7 +860,7 @@ def test_what_a_function_returns_when_a_connector_starts_may_be_awaited_or_no_se
     async def scene(connector: Any, told: list[Exception]) -> None:
         connector.start()
         await connector.publish("topic", 1)
-        (error,) = reconnect_errors(told)
+        (error,) = of("ReconnectError", told)
         assert "the settings function returned str, not Settings" in str(error)
 
     run(Hub(), scene, source)
@@ -922,7 +885,7 @@ def test_a_listener_that_is_behind_gets_what_is_missing_when_it_has_caught_up() 
         await other.publish("topic", 1100)
         await other.publish("topic", 1101)
         await asyncio.sleep(1)
-        assert [control for control in hub.controls() if control.questions] == []
+        assert [control for control in hub.words if control.questions] == []
         may_go_on.set()
         await asyncio.sleep(1)
         assert got == list(range(1102))
@@ -1123,7 +1086,7 @@ def test_a_subscription_that_the_broker_never_answers_keeps_no_node_from_coming_
         with pytest.raises(ERRORS.SubscribeUnconfirmedError):
             await subscribing
         assert connector.is_ready
-        assert reconnect_errors(told) == []
+        assert of("ReconnectError", told) == []
         assert hub.asked.count(("subscribe", "other")) == 2
 
     run(hub, scene, publish_timeout=3)

@@ -1,49 +1,28 @@
 """What a connector says and takes on the control topic, on a clock that jumps: numbers, questions, losses, limits."""
 
 import asyncio
-import importlib
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any
 
+import jumping
 import pytest
-from pure import load
-from simulation.clock import VirtualLoop, seeded
+from jumping import CONTROL, ERRORS, WIRE, Scene, module, now, of, settings
 
-load("repairing")
-CONTRACT: Any = importlib.import_module("repairing.connector")
-ERRORS: Any = importlib.import_module("repairing.errors")
-REPAIR: Any = importlib.import_module("repairing.repair")
-SETTINGS: Any = importlib.import_module("repairing.settings")
-TRANSPORT: Any = importlib.import_module("repairing.transport")
-WIRE: Any = importlib.import_module("repairing.wire")
+REPAIR = module("repair")
 
-CONTROL = "CONTROL"
 SOON = 0.005
 """Seconds in which a node can say something, though not after a delay of its own."""
 
 
-class Sent(NamedTuple):
-    """A frame that a node has published."""
-
-    at: float
-    topic: str
-    frame: Any
-
-
-class Broker:
-    """Hands each payload to all who are subscribed to its topic."""
+class Broker(jumping.Broker):
+    """May refuse the control topic, or lose who asks for it."""
 
     def __init__(self) -> None:
-        self.open: list[Any] = []
-        self.sent: list[Sent] = []
+        super().__init__()
         self.subscribing: list[str] = []
         """What the next subscriptions to the control topic come to: nothing, "refused" or "lost"."""
         self.subscribed: list[str] = []
         self.publishing: Callable[[str], Awaitable[None]] | None = None
-
-    async def connect(self, transport: Any) -> None:
-        transport.topics = set()
-        self.open.append(transport)
 
     async def subscribe(self, transport: Any, topic: str) -> None:
         self.subscribed.append(topic)
@@ -53,54 +32,13 @@ class Broker:
         if does == "lost":
             self.lose()
             await asyncio.sleep(1)
-        transport.topics.add(topic)
+        await super().subscribe(transport, topic)
 
     async def publish(self, transport: Any, topic: str, payload: bytes) -> None:
-        self.sent.append(Sent(asyncio.get_running_loop().time(), topic, WIRE.unpack(payload)))
+        self.note(topic, payload)
         if self.publishing:
             await self.publishing(topic)
         self.hand(topic, payload)
-
-    def hand(self, topic: str, payload: bytes) -> None:
-        for transport in self.open:
-            if topic in transport.topics:
-                transport.inbox.received(topic, payload)
-
-    def lose(self) -> None:
-        """End the connection that was made last."""
-        self.open.pop().inbox.lost(ConnectionResetError("cut"))
-
-    def frames(self, topic: str) -> list[Any]:
-        return [sent.frame for sent in self.sent if sent.topic == topic]
-
-    @property
-    def words(self) -> list[Any]:
-        """What the nodes have said on the control topic."""
-        return [WIRE.unpack_control(frame) for frame in self.frames(CONTROL)]
-
-    @property
-    def questions(self) -> list[Any]:
-        return [question for word in self.words for question in word.questions]
-
-
-class Transport(TRANSPORT.Transport):  # type: ignore[misc]
-    """It leads to `broker`."""
-
-    broker: ClassVar[Broker]
-
-    async def connect(self) -> None:
-        await self.broker.connect(self)
-
-    async def publish(self, topic: str, payload: bytes) -> None:
-        await self.broker.publish(self, topic, payload)
-
-    async def subscribe(self, topic: str) -> None:
-        await self.broker.subscribe(self, topic)
-
-    async def unsubscribe(self, topic: str) -> None:
-        self.topics.discard(topic)
-
-    async def close(self) -> None: ...
 
 
 class Peer:
@@ -134,46 +72,19 @@ class Peer:
     def tell(self, number: int, topic: str = "topic", answers: bool = True) -> None:
         self.say(answers, counts=[WIRE.Count(topic, 0, number, number, 0)])
 
-    def ask(self, target: bytes, first: int, age: float | None, clock: int | None) -> None:
+    def ask(self, target: bytes, first: int, age: float | None, clock: int | None, topic: str = "topic") -> None:
         micros = None if age is None else int(age * 1_000_000)
-        self.say(questions=[WIRE.Question(target, "topic", first, micros, 1)], clock=clock)
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-Scene = Callable[[Any, list[Exception]], Coroutine[Any, Any, None]]
+        self.say(questions=[WIRE.Question(target, topic, first, micros, 1)], clock=clock)
 
 
 def play(broker: Broker, scene: Scene, limits: dict[str, Any] | None = None, **attributes: Any) -> None:
-    """Run a scene with a connector that is connected, and the errors that it has told; then close it."""
-    kind = type("Kind", (Transport,), {"broker": broker, **attributes})
-    connector_class = type(
-        "Connector",
-        (CONTRACT.MessageConnector,),
-        {"transport_class": kind, "Settings": SETTINGS.ConnectorSettings, "name": "Repairing", "version": "1"},
-    )
+    """Run a scene with a connector that is connected."""
 
-    async def run() -> None:
-        faults: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
-        connector = connector_class(SETTINGS.ConnectorSettings(url="a://a", **(limits or {})))
-        told: list[Exception] = []
-        connector.on("error", told.append)
-        try:
-            await connector.connect()
-            await scene(connector, told)
-        finally:
-            await connector.close()
-        assert not faults
+    async def begin(connector: Any, told: list[Exception]) -> None:
+        await connector.connect()
+        await scene(connector, told)
 
-    with seeded("repairing"):
-        loop = VirtualLoop()
-        try:
-            loop.run_until_complete(run())
-        finally:
-            loop.close()
+    jumping.play(broker, settings(**(limits or {})), begin, **attributes)
 
 
 async def reconnect(broker: Broker, connector: Any) -> None:
@@ -193,7 +104,7 @@ async def time_of(publishing: Awaitable[None]) -> float:
 def losses(told: list[Exception]) -> list[int]:
     """Return how many messages were lost each time; nothing else was told."""
     assert all(isinstance(error, ERRORS.MessagesLostError | ERRORS.ConnectionLostError) for error in told)
-    return [error.count for error in told if isinstance(error, ERRORS.MessagesLostError)]
+    return [error.count for error in of("MessagesLostError", told)]
 
 
 # Rights to the control topic.
@@ -698,8 +609,8 @@ def test_a_control_frame_is_no_larger_than_the_broker_takes(most: int | None, to
     play(broker, scene, max_frame_bytes=most)
 
 
-def test_a_control_frame_has_so_many_entries_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(REPAIR, "ENTRIES", 2)
+def test_a_control_frame_has_so_many_bytes_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REPAIR, "ENTRY_BYTES", 2 * (4 * len("a") + REPAIR.ENTRY_COST))
     broker = Broker()
 
     async def scene(connector: Any, told: list[Exception]) -> None:
@@ -710,5 +621,23 @@ def test_a_control_frame_has_so_many_entries_of_each_kind(monkeypatch: pytest.Mo
         await reconnect(broker, connector)
         await asyncio.sleep(1)
         assert [word.topics for word in broker.words] == [["a", "b"], ["c"]]
+
+    play(broker, scene)
+
+
+@pytest.mark.parametrize("topic", [CONTROL, ""])
+def test_a_forged_question_about_no_topic_is_told_and_not_answered(topic: str) -> None:
+    broker = Broker()
+    peer = Peer(broker)
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        await connector.publish("topic", 1)
+        node = broker.frames("topic")[0].sender
+        peer.ask(node, 0, None, None, topic)
+        await asyncio.sleep(1)
+        assert [type(error) for error in told] == [ERRORS.BadFrameError]
+        assert {frame.kind for frame in broker.frames(topic)} <= {WIRE.CONTROL}
+        with pytest.raises(ERRORS.PublishRefusedError):
+            await connector.publish(topic, 1)
 
     play(broker, scene)

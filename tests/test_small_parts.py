@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import importlib
 import json
 import os
 import re
@@ -17,18 +16,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pure import load
+from jumping import ERRORS, SETTINGS, module
 from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
 
-load("small")
-ADDRESSES: Any = importlib.import_module("small.addresses")
-ESCAPING: Any = importlib.import_module("small.escaping")
-ERRORS: Any = importlib.import_module("small.errors")
-IDENTITY: Any = importlib.import_module("small.identity")
-SECRETS: Any = importlib.import_module("small.secrets")
-SERIALIZATION: Any = importlib.import_module("small.serialization")
-SETTINGS: Any = importlib.import_module("small.settings")
-TOPICS: Any = importlib.import_module("small.topics")
+ADDRESSES, ESCAPING, IDENTITY, SECRETS = module("addresses"), module("escaping"), module("identity"), module("secrets")
+SERIALIZATION, TOPICS = module("serialization"), module("topics")
 
 BOTH = pytest.mark.parametrize("codec", SERIALIZATION.SERIALIZATIONS, ids=lambda codec: codec.name)
 

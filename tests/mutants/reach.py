@@ -76,14 +76,16 @@ class Trials:
         for count, mutant in enumerate(self._mutants):
             while len(self._running) >= SIDE_BY_SIDE:
                 self._collect()
-            rate = f"{count} of {len(self._mutants)} tried in {time.monotonic() - began:.0f} s"
-            print(f"{rate}; {sum(map(bool, self._results.values()))} killed in all", file=sys.stderr)
+            tried = f"{count} of {len(self._mutants)} tried in {time.monotonic() - began:.0f} s"
+            killed = sum(map(bool, self._results.values()))
+            print(f"\r{tried}; {killed} killed in all", end="", file=sys.stderr, flush=True)
             if pid := os.fork():
                 self._running[pid] = mutant, time.monotonic()
             else:
                 os._exit(self._trial(session, mutant))
         while self._running:
             self._collect()
+        print(file=sys.stderr)
         return True
 
     def _trial(self, session: pytest.Session, mutant: str) -> int:

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, ClassVar, Generic, Self, TypedDict, cast, overload
 
-from pydantic import SecretStr
-
 from . import errors, serialization, tasks
 from .connection import CLOSING_TIME, Connection
 from .errors import (
@@ -619,7 +617,7 @@ def first_settings(source: Any, kind: type[ConnectorSettings]) -> tuple[Any, Con
     """
     if isinstance(source, ConnectorSettings):
         return source, source
-    defaults = kind.model_construct(url=SecretStr("broker://not-known-yet"))
+    defaults = kind.model_construct()
     if iscoroutinefunction(source):
         return source, defaults
     first: list[Any] = []

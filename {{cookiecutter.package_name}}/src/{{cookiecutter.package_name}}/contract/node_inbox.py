@@ -99,6 +99,8 @@ class NodeInbox:
         if frame.kind == wire.CONTROL:
             control = wire.unpack_control(frame)
             if is_control:
+                if any(question.topic == topic for question in control.questions):
+                    raise ValueError("it asks for messages on the cluster's own topic, which takes none")
                 return self.repair.take(frame, control)
             counts = [count for count in control.counts if count.topic == topic]
             return self._receiver.told(frame.sender, counts, bool(frame.flags & wire.ANSWERS), now)

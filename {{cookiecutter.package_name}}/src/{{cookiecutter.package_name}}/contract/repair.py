@@ -41,10 +41,8 @@ PEERS = 4096
 RECENT = 60.0
 """Seconds for which the quickest frame of a node is the measure for its others. After that, clocks have drifted apart."""
 
-ENTRIES = 500
-"""A control frame has no more entries of each kind."""
 ENTRY_BYTES = 24 * 1024
-"""No more bytes of entries of each kind; there is room for three times as many in a frame."""
+"""A control frame has no more bytes of entries of each of three kinds."""
 ENTRY_COST = 60
 """What an entry takes besides the name of its topic, in bytes."""
 
@@ -247,7 +245,6 @@ class Repair(Generic[S]):
         if control.is_leaving:
             self._peers.pop(frame.sender, None)
             self._quickest.pop(frame.sender, None)
-            self._late.pop(frame.sender, None)
             self._receiver.left(frame.sender, now)
         if control.is_back:
             self._receiver.returned(frame.sender, now)
@@ -390,7 +387,7 @@ def _portion(topics: Iterable[str], room: int) -> list[str]:
     portion, size = list[str](), 0
     for topic in topics:
         size += 4 * len(topic) + ENTRY_COST
-        if portion and (size > room or len(portion) == ENTRIES):
+        if portion and size > room:
             break
         portion.append(topic)
     return portion

@@ -75,7 +75,8 @@ _MESSAGES = Flight.MESSAGES
 class Message(msgspec.Struct, eq=False):
     """One serialised message on its way, until it is `settled`; `receipt` belongs to the caller.
 
-    The `deadline` is in the loop's time without the time in which the host has blocked the loop.
+    The `deadline` is in the loop's time without the time in which the host has blocked the loop. Where the loop is late,
+    a message may have a later deadline than the next one.
     """
 
     data: bytes
@@ -546,7 +547,7 @@ class Sender:
             overdue += [
                 message for message in shipment.messages if self._end_of(message) <= now and not message.settled
             ]
-            if self._end_of(shipment.messages[-1]) <= now:
+            if all(self._end_of(message) <= now for message in shipment.messages):
                 lane.shipment = None
                 if lane.flight is Flight.MESSAGES:
                     lane.flight = None

@@ -237,7 +237,8 @@ def unpack_control(frame: Frame) -> Control:
         if not (count.topic and in_order and count.quiet >= 0):
             raise ValueError("it tells an impossible number")
     for question in control.questions:
-        if len(question.target) != SENDER_BYTES or question.first < 0 or (question.age or 0) < 0:
+        is_possible = len(question.target) == SENDER_BYTES and question.first >= 0 and (question.age or 0) >= 0
+        if not (question.topic and is_possible):
             raise ValueError("it asks an impossible question")
     return control
 
