@@ -1,6 +1,8 @@
 """The servers for the tests: Apache Artemis, and beside it ActiveMQ Classic, Qpid Broker-J and RabbitMQ's plugin."""
 
 import asyncio
+import base64
+import hmac
 import json
 import shlex
 import shutil
@@ -8,6 +10,7 @@ from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from urllib.parse import unquote, urlsplit
 
 from proton import (
     UNDESCRIBED,
@@ -46,6 +49,13 @@ SILENCE = 8
 SASL = b"AMQP\x03\x01\x00\x00"
 MECHANISMS = "MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL"
 """With what a login by AMQP begins, and which kinds of it Azure Service Bus offers."""
+
+ERROR = "<Error><Code>{}</Code><Detail>{}</Detail></Error>"
+ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><title type="text">{}</title><content type="application/xml">
+<SubscriptionDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
+<LockDuration>PT1M</LockDuration><RequiresSession>false</RequiresSession><Status>Active</Status>
+</SubscriptionDescription></content></entry>"""
+"""What the management of Azure Service Bus answers."""
 
 LOGIN_MODULE = """
 org.apache.activemq.artemis.spi.core.security.jaas.{0}LoginModule sufficient
@@ -644,6 +654,45 @@ class ServiceBus(asyncio.Protocol):
 
     def on_connection_remote_close(self, event: Any) -> None:
         self._connection.close()
+
+
+class Management:
+    """A stand-in for what makes and deletes the subscriptions of Azure Service Bus, by HTTP."""
+
+    def __init__(self, entities: Entities) -> None:
+        self._entities = entities
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        await reader.readexactly(int(headers.get("content-length", 0)))
+        method, target, _ = head.split()
+        status, body = self._answer(method, target, headers["authorization"])
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Type: application/atom+xml\r\n".encode())
+        writer.write(f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        await writer.drain()
+        writer.close()
+
+    def _answer(self, method: str, target: str, token: str) -> tuple[str, str]:
+        topic, _, name = unquote(urlsplit(target).path).strip("/").partition("/subscriptions/")
+        found = self._entities.topics.get(topic)
+        if not self._may_manage(token):
+            return "401 Unauthorized", ERROR.format(401, "'Manage' claim(s) are required to perform this operation.")
+        if found is None or (method == "DELETE" and name not in found):
+            return "404 Not Found", ERROR.format(404, f"Entity '{topic}/{name}' was not found.")
+        if method == "DELETE":
+            del found[name]
+            return "200 OK", ""
+        if name in found:
+            return "409 Conflict", ERROR.format(409, "The messaging entity already exists.")
+        found[name] = []
+        return "201 Created", ENTRY.format(name)
+
+    def _may_manage(self, token: str) -> bool:
+        fields = dict(field.split("=", 1) for field in token.removeprefix("SharedAccessSignature ").split("&"))
+        key, rights = self._entities.policies[unquote(fields["skn"])]
+        made = hmac.digest(key.encode(), f"{fields['sr']}\n{fields['se']}".encode(), "sha256")
+        return "Manage" in rights and base64.b64decode(unquote(fields["sig"])) == made
 
 
 def sasl_frame(code: int, fields: list[Any]) -> bytes:

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
+from ssl import get_default_verify_paths
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +20,14 @@ from proton import (
     symbol,
 )
 
-from .contract import ConnectError, MessageTooLargeError, PublishRefusedError, ssl_context
+from .contract import (
+    ConnectError,
+    MessageTooLargeError,
+    PublishRefusedError,
+    SubscribeRefusedError,
+    ssl_context,
+    tls_files,
+)
 from .settings import Settings
 
 READ = 128 * 1024
@@ -45,6 +54,13 @@ NO_RIGHT = "AMQ229032", "AMQ229213"
 
 NO_LOGIN = "AMQ229031"
 """By what is known that Artemis no longer accepts the login of a connection, whose password has changed since."""
+
+
+KEPT = timedelta(minutes=5)
+"""For how long a subscription that a node has made at Service Bus keeps messages, and lives without the node."""
+
+REFUSALS = {400, 401, 403, 404}
+"""What its management answers where asking again is in vain."""
 
 
 class Client(asyncio.Protocol):
@@ -170,6 +186,37 @@ class Client(asyncio.Protocol):
         end.capabilities.put_object(TOPIC)
         link.open()
         return link
+
+    def make_subscription(self, topic: str) -> None:
+        """Have Service Bus make this node's subscription of a topic, unless it is there; in another thread.
+
+        Raises `SubscribeRefusedError` where there is no such topic, or the policy has no right to manage it.
+        """
+        self._manage("create", topic, {409}, default_message_time_to_live=KEPT, auto_delete_on_idle=KEPT)
+
+    def delete_subscription(self, topic: str) -> None:
+        """Have Service Bus delete this node's subscription of a topic, if it is there; in another thread."""
+        self._manage("delete", topic, {404})
+
+    def _manage(self, verb: str, topic: str, fine: set[int], **options: Any) -> None:
+        from azure.core.exceptions import HttpResponseError  # the extra `azure`, which most servers do not need
+        from azure.servicebus.management import ServiceBusAdministrationClient
+
+        settings, (user, key) = self._settings, self._settings.login
+        text = f"Endpoint=sb://{settings.management}/;SharedAccessKeyName={user};SharedAccessKey={key}"
+        within = {"connection_timeout": settings.connect_timeout, "read_timeout": settings.connect_timeout}
+        with tls_files(settings) as files:
+            trusted = str(files.ca) if files.ca else get_default_verify_paths().cafile or True
+            more: dict[str, Any] = {"connection_verify": trusted, "retry_total": 0, **within}
+            with ServiceBusAdministrationClient.from_connection_string(text, **more) as client:
+                act = client.create_subscription if verb == "create" else client.delete_subscription
+                try:
+                    act(settings.address_of(topic, False), settings.subscription or "", **options)
+                except HttpResponseError as error:
+                    if error.status_code not in fine:
+                        kind = SubscribeRefusedError if error.status_code in REFUSALS else ConnectionError
+                        text = f"the management of Service Bus answered {error.status_code}: {error.reason}"
+                        raise kind(text) from None
 
 
 def error_of(condition: Condition | None, refusal: type[Exception] = ConnectionError) -> Exception:

@@ -44,6 +44,11 @@ class Settings(TlsSettings):
         max_length=50,
         description="Service Bus: this node's own subscription, which each topic must have; no two nodes may share it.",
     )
+    management: str | None = Field(
+        default=None,
+        description="Service Bus: the host at which the node makes and deletes its subscriptions, as "
+        "NAME.servicebus.windows.net; if not given, they must be there. It needs the extra `azure`.",
+    )
     virtual_host: str | None = Field(
         default=None,
         description="The virtual host, if it is not the url's host: Qpid's name for it, RabbitMQ's after vhost:.",
@@ -58,6 +63,8 @@ class Settings(TlsSettings):
     def _fits_the_server(self) -> Self:
         if self.server == "servicebus" and not self.subscription:
             raise ValueError("server = servicebus needs a subscription, this node's own")
+        if self.management and self.server != "servicebus":
+            raise ValueError("management is for server = servicebus alone")
         if self.address.rest not in ("", "/"):
             raise ValueError("the url ends after its last host: what a path or an option would say, other settings say")
         return self

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from proton import Message
 
-from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Entities, Qpid, RabbitMQ, ServiceBus
+from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Entities, Management, Qpid, RabbitMQ, ServiceBus
 from .contract.public import (
     PATIENCE,
     Log,
@@ -322,7 +322,11 @@ async def test_service_bus(node: MakeNode) -> None:
 def entities() -> Entities:
     """What the stand-in for Azure Service Bus has."""
     topics: Any = {f"deepstream.{topic}": {"one": [], "two": [], "sessions": []} for topic in ("EVENT", "CONTROL")}
-    policies = {"Root": ("k3y", {"Send", "Listen"}), "Sender": ("s3nd", {"Send"}), "Listener": ("l1sten", {"Listen"})}
+    policies = {
+        "Root": ("k3y", {"Send", "Listen", "Manage"}),
+        "Sender": ("s3nd", {"Send"}),
+        "Listener": ("l1sten", {"Listen"}),
+    }
     return Entities(topics, policies, {"sessions"})
 
 
@@ -425,6 +429,35 @@ async def test_service_bus_stand_in_is_asked_again_when_it_was_busy(
     entities.busy = 3
     await one.publish("EVENT", "at last")
     assert entities.busy == 0
+
+
+@pytest.mark.clause("L4", "M3", "E3")
+async def test_service_bus_stand_in_has_subscriptions_made_and_deleted(
+    service_bus: dict[str, Any], entities: Entities, authority: Any, node: MakeNode
+) -> None:
+    files = authority.issue("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert, files.key)
+    async with await asyncio.start_server(Management(entities).serve, "127.0.0.1", 0, ssl=context) as server:
+        ours = {**service_bus, "management": f"localhost:{server.sockets[0].getsockname()[1]}"}
+        nodes: list[Node] = [await node(**ours, subscription=name) for name in ("three", "one")]
+        mailboxes = [Log(), Log()]
+        for each, mailbox in zip(nodes, mailboxes, strict=True):
+            await each.subscribe("EVENT", mailbox)
+        assert set(entities.topics["deepstream.EVENT"]) == {"one", "two", "three", "sessions"}
+        for index, each in enumerate(nodes):
+            await each.publish("EVENT", index)
+        assert [await mailbox.count(1) for mailbox in mailboxes] == [[1], [0]]
+        await nodes[0].unsubscribe("EVENT", mailboxes[0])
+        assert "three" not in entities.topics["deepstream.EVENT"]
+        with pytest.raises(contract.SubscribeRefusedError, match="404"):
+            await nodes[0].subscribe("no-such-topic", Log())
+        stranger: Node = await node(**{**ours, "username": "Listener", "password": "l1sten"}, subscription="four")
+        with pytest.raises(contract.SubscribeRefusedError, match="401"):
+            await stranger.subscribe("EVENT", Log())
+        for each in nodes:
+            await each.close()
+        assert [set(found) for found in entities.topics.values()] == [{"two", "sessions"}] * 2
 
 
 @pytest.mark.clause("M1", "M2", "M6", "M7")

@@ -1,5 +1,6 @@
 """How messages travel through AMQP 1.0: a link for each topic and direction."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 from uuid import uuid4
@@ -53,8 +54,22 @@ class BrokerTransport(Transport[Settings]):
             self._client.flush_soon()
         return answer
 
+    async def subscribe(self, topic: str) -> None:
+        if self.settings.management:
+            await asyncio.to_thread(self._client.make_subscription, topic)
+        await self._subscribe(topic)
+
+    async def unsubscribe(self, topic: str) -> None:
+        await self._unsubscribe(topic)
+        if self.settings.management:
+            await asyncio.to_thread(self._client.delete_subscription, topic)
+
+    async def leave(self) -> None:
+        if self.settings.management:
+            await asyncio.gather(*map(self.unsubscribe, list(self._inlets)))
+
     @awaited
-    def subscribe(self, topic: str) -> Receipt:
+    def _subscribe(self, topic: str) -> Receipt:
         answer = Receipt()
         link = self._inlets.get(topic) or self._attach(topic, self._inlets)
         link.asked.append(answer)
@@ -63,7 +78,7 @@ class BrokerTransport(Transport[Settings]):
         return answer
 
     @awaited
-    def unsubscribe(self, topic: str) -> Receipt:
+    def _unsubscribe(self, topic: str) -> Receipt:
         answer = Receipt()
         self._inlets.pop(topic, None)
         if link := next((each for each in self._links.values() if each.is_receiver and each.topic == topic), None):
@@ -147,9 +162,7 @@ class BrokerTransport(Transport[Settings]):
         if link.session == self._pinging:
             self._heard()
             link.close()
-            return
-        end = link.remote_source if link.is_receiver else link.remote_target
-        if end.address:  # else it is refused: why, follows
+        elif (link.remote_source if link.is_receiver else link.remote_target).address:  # else a refusal follows
             link.is_open = True
             settle(link.asked)
             self.on_link_flow(event)
@@ -157,9 +170,9 @@ class BrokerTransport(Transport[Settings]):
     def on_link_remote_close(self, event: Any) -> None:
         if event.session == self._pinging:
             event.link.free()
-            return
-        self._gone(event.link, event.link.remote_condition)
-        event.session.close()  # not before: Artemis would forget to answer
+        else:
+            self._gone(event.link, event.link.remote_condition)
+            event.session.close()  # not before: Artemis would forget to answer
 
     on_link_remote_detach = on_link_remote_close
 
