@@ -27,8 +27,8 @@ def awaited(method: Callable[..., Receipt]) -> Callable[..., Coroutine[Any, Any,
 class BrokerTransport(Transport[Settings]):
     """One connection. Each link has a session of its own, since that is what RabbitMQ ends to refuse.
 
-    Objects of proton's are for the thread of the event loop alone, and so is freeing them. So they are kept out of
-    exceptions, and out of all else that Python's garbage collector, which runs in any thread, may have to free.
+    Proton's objects, and freeing them, are for the thread of the event loop alone. So they are kept out of exceptions, and
+    out of all else that Python's garbage collector, which runs in any thread, may have to free.
     """
 
     _client: Any = None
@@ -126,9 +126,8 @@ class BrokerTransport(Transport[Settings]):
         """Take note that a link has ended; if the broker did so by itself, tell those whom it concerns."""
         links = self._inlets if link.is_receiver else self._outlets
         refusal = SubscribeRefusedError if link.is_receiver else PublishRefusedError
-        error = None
-        if links.get(link.topic) == link:
-            error = error_of(condition, refusal)
+        error = error_of(condition, refusal) if links.get(link.topic) == link else None
+        if error:
             del links[link.topic]
             if (link.is_receiver and link.is_open) or NO_LOGIN in str(error):
                 self.inbox.lost(error_of(condition))
