@@ -321,6 +321,14 @@ def test_presets_hold_no_jinja() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
+def test_a_project_has_a_client_module_if_its_preset_has_one(tmp_path: Path, preset: str) -> None:
+    says_so = QUESTIONS["_presets"][preset]["client"]
+    project = bake(tmp_path, preset=preset)
+    assert (ROOT / "templates" / "presets" / preset / "client.py").is_file() is says_so
+    assert (project / "src" / project.name / "client.py").is_file() is says_so
+
+
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_baked_project_has_no_jinja_left(tmp_path: Path, preset: str) -> None:
     project = bake(tmp_path, preset=preset)
     assert not [path for path in project.rglob("*") if "{{" in path.name]

@@ -55,7 +55,7 @@ def cruft(shell: Shell, cwd: Path, *words: str | Path) -> str:
     return shell(sys.executable, "-m", "cruft", *words, cwd=cwd)
 
 
-@pytest.mark.parametrize("preset", ["blank", "redis"])
+@pytest.mark.parametrize("preset", ["blank", "kafka"])
 def test_a_newer_contract_comes_past_an_edited_transport(
     template: Path, shell: Shell, tmp_path: Path, preset: str
 ) -> None:

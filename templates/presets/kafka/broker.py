@@ -3,8 +3,9 @@
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from .contract.blanks import TEST_URL
@@ -27,11 +28,19 @@ UNASKED = (
 )
 
 
+OWNER = "owner"
+"""What the server calls a client that shows a certificate."""
+
+SCRAM = "SCRAM-SHA-512"
+SECURITY = "org.apache.kafka.common.security"
+
+
 class Broker(Server):
     """A Kafka server that keeps its log over a restart.
 
-    It has a listener for each way in, since it tells its clients where to connect: the plain one; one behind the
-    proxy, which it advertises at the proxy's port; and one at which a user must log in.
+    It has a listener for each way in, since it tells its clients where to connect: the main one; one behind the
+    proxy, which it advertises at the proxy's port; one at which a user or a token must log in, whatever `login` is; and
+    one for itself and its tools.
     """
 
     not_applicable: ClassVar[dict[str, str]] = {
@@ -40,15 +49,19 @@ class Broker(Server):
     }
     is_durable = True
     workers = 2
+    speaks_tls = True
+    changes_passwords = True
+    settings_of_login: ClassVar[dict[str, Any]] = {"sasl_mechanism": SCRAM}
+    options: Sequence[str] = ()
+    """What Java is told besides."""
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
     """Who may enter at `login_port`, with which password, without any rights at first."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.behind_port, self.login_port, self.controller_port = free_port(), free_port(), free_port()
+        self.behind_port, self.login_port, self.inside_port, self.controller_port = (free_port() for _ in range(4))
         if elsewhere := os.environ.get(TEST_URL):  # somebody else runs it, and has a listener for the proxy, too
-            self.behind_port = (urlsplit(elsewhere).port or 9092) + 2
-            self.proxy_ports["url"] = self.behind_port + 10000
+            self.proxy_ports["url"] = (urlsplit(elsewhere).port or 9092) + 10002
 
     def version(self) -> str:
         return f"Apache Kafka {VERSION}"
@@ -59,53 +72,75 @@ class Broker(Server):
 
     @property
     def login_url(self) -> str:
-        """Where a user must log in."""
+        """Where a user or a token must log in."""
         return f"kafka://127.0.0.1:{self.login_port}"
 
+    def set_password(self, password: str) -> None:
+        assert self.login
+        words = ["--entity-type", "users", "--entity-name", self.login[0], "--alter"]
+        self.run_tool("kafka.admin.ConfigCommand", *words, "--add-config", f"{SCRAM}=[password={password}]")
+
     def targets(self, settings: contract.ConnectorSettings) -> dict[str, tuple[str, int]]:
-        host, _ = super().targets(settings)["url"]
-        return {"url": (host, self.behind_port)}
+        host, port = super().targets(settings)["url"]
+        return {"url": (host, self.behind_port if self.is_running else port + 2)}
 
     def is_ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            with socket.create_connection(("127.0.0.1", self.inside_port), timeout=1) as probe:
                 probe.sendall(API_VERSIONS)
-                return bool(probe.recv(1))
+                return bool(probe.recv(1)) and super().is_ready()
         except OSError:
             return False
 
+    def run_tool(self, main: str, *arguments: str) -> None:
+        """Run one of Kafka's programs that set the server up."""
+        command = self.program(main, "--bootstrap-server", f"127.0.0.1:{self.inside_port}", *arguments)
+        subprocess.run(command, check=True, capture_output=True)
+
     def program(self, main: str, *arguments: str) -> list[str]:
         """Return the command that runs one of Kafka's programs."""
-        return java([f"{jars()}/*"], main, *arguments)
+        return java([f"{jars()}/*"], main, *arguments, options=self.options)
 
     def command(self) -> list[str]:
         properties = self.folder / "server.properties"
         if not properties.exists():
             properties.write_text("".join(f"{name}={value}\n" for name, value in self.properties().items()))
             words = ["format", "--cluster-id", "AAAAAAAAAAAAAAAAAAAAAA", "--config", str(properties)]
+            if self.login:
+                words += ["--add-scram", f"{SCRAM}=[name={self.login[0]},password={self.login[1]}]"]
             subprocess.run(self.program("kafka.tools.StorageTool", *words), check=True, capture_output=True)
         return self.program("kafka.Kafka", str(properties))
 
     def properties(self) -> dict[str, object]:
         """Return the settings of the server."""
-        module = "org.apache.kafka.common.security.plain.PlainLoginModule"
         users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
-        listeners = {"PLAIN": self.port, "PROXIED": self.behind_port, "LOGIN": self.login_port}
+        listeners = {
+            "MAIN": self.port,
+            "PROXIED": self.behind_port,
+            "LOGIN": self.login_port,
+            "INSIDE": self.inside_port,
+        }
         advertised = {**listeners, "PROXIED": self.proxy_ports["url"]}
-        protocols = {**dict.fromkeys(listeners, "PLAINTEXT"), "LOGIN": "SASL_PLAINTEXT", "CONTROLLER": "PLAINTEXT"}
-        return {
+        main = f"{'SASL_' if self.login else ''}{'SSL' if self.certificate else 'PLAINTEXT'}"
+        protocols = {**dict.fromkeys(listeners, "PLAINTEXT"), "MAIN": main, "LOGIN": "SASL_PLAINTEXT"}
+        protocols["CONTROLLER"] = "PLAINTEXT"
+        properties: dict[str, object] = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{self.controller_port}",
             "controller.listener.names": "CONTROLLER",
             "listeners": _places({**listeners, "CONTROLLER": self.controller_port}),
             "advertised.listeners": _places(advertised),
-            "inter.broker.listener.name": "PLAIN",
+            "inter.broker.listener.name": "INSIDE",
             "listener.security.protocol.map": ",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
-            "sasl.enabled.mechanisms": "PLAIN",
-            "listener.name.login.plain.sasl.jaas.config": f"{module} required {users};",
+            "sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
+            "listener.name.login.plain.sasl.jaas.config": f"{SECURITY}.plain.PlainLoginModule required {users};",
+            "listener.name.login.oauthbearer.sasl.jaas.config": f"{SECURITY}.oauthbearer.OAuthBearerLoginModule "
+            'required unsecuredLoginStringClaim_sub="broker";',
+            "listener.name.main.sasl.enabled.mechanisms": SCRAM,
+            f"listener.name.main.{SCRAM.lower()}.sasl.jaas.config": f"{SECURITY}.scram.ScramLoginModule required;",
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",
+            "super.users": ";".join(f"User:{name}" for name in ("ANONYMOUS", OWNER, *(self.login or ())[:1])),
             "auto.create.topics.enable": "false",
             "log.dirs": self.folder / "log",
             "log.index.size.max.bytes": 65536,
@@ -116,6 +151,67 @@ class Broker(Server):
             "broker.session.timeout.ms": 2000,
             "initial.broker.registration.timeout.ms": 20000,
         }
+        if self.certificate:
+            keystore = self.folder / "keystore.pem"
+            keystore.write_text(f"{self.certificate.key.read_text()}{self.certificate.cert.read_text()}")
+            properties |= {
+                "ssl.keystore.type": "PEM",
+                "ssl.keystore.location": keystore,
+                "ssl.truststore.type": "PEM",
+                "ssl.truststore.location": self.certificate.ca,
+                "listener.name.main.ssl.client.auth": "required" if self.asks_for_certificate else "none",
+                "ssl.principal.mapping.rules": f"RULE:.*/{OWNER}/",
+            }
+        return properties
+
+
+class Member(Broker):
+    """One of `ThreeBrokers`, a controller as well."""
+
+    number = 1
+    members: Sequence["Member"] = ()
+    options = ("-Xmx256m",)
+
+    def properties(self) -> dict[str, object]:
+        voters = (f"{member.number}@127.0.0.1:{member.controller_port}" for member in self.members)
+        return {
+            **super().properties(),
+            "node.id": self.number,
+            "controller.quorum.voters": ",".join(voters),
+            "default.replication.factor": 3,
+            "min.insync.replicas": 2,
+            "broker.session.timeout.ms": 4000,
+        }
+
+
+class ThreeBrokers:
+    """A cluster in which each message is kept by two brokers at least; `attributes` are those of a `Server`."""
+
+    def __init__(self, folder: Path, **attributes: Any) -> None:
+        self.servers: list[Member] = []
+        for number in (1, 2, 3):
+            (place := folder / str(number)).mkdir()
+            server = Member(place)
+            vars(server).update(attributes, number=number, members=self.servers)
+            self.servers.append(server)
+
+    @property
+    def url(self) -> str:
+        """All three, for `Settings(url=...)`."""
+        return f"kafka://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
+
+    def start(self) -> None:
+        """Start those that do not run, and wait until they are ready."""
+        starting = [server for server in self.servers if not server.is_running]
+        for server in starting:
+            server.spawn()
+        for server in starting:
+            server.wait_until_ready()
+
+    def stop(self) -> None:
+        """Kill all, and wait for their end."""
+        for server in self.servers:
+            server.stop()
 
 
 def _places(ports: dict[str, int]) -> str:

@@ -1,10 +1,14 @@
 """What is special about Kafka: it keeps its log, and has rights by topic; and Tansu, which speaks its protocol."""
 
 import asyncio
+import base64
+import json
 import os
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +17,23 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
+from pydantic import SecretStr, ValidationError
 
 from .broker import Broker
-from .contract.public import DYING_WITH_PARENT, TEST_URL, Log, MakeNode, Missing, Node, Proxy, Serve, Server, Wire
-from .subject import Settings, contract
+from .contract.public import (
+    DYING_WITH_PARENT,
+    TEST_URL,
+    Change,
+    Log,
+    MakeNode,
+    Missing,
+    Node,
+    Proxy,
+    Serve,
+    Server,
+    Wire,
+)
+from .subject import BrokerTransport, Settings, contract
 
 
 @pytest.fixture
@@ -32,11 +49,9 @@ async def allow(broker: Broker, user: str, topic: str, *operations: str) -> dict
     """Give rights to a topic; return the settings with which the user enters."""
     if not broker.is_running:
         pytest.skip("the broker is not ours to give rights at")
-    words = ["--bootstrap-server", f"127.0.0.1:{broker.port}", "--add", "--allow-principal", f"User:{user}"]
+    words = ["--add", "--allow-principal", f"User:{user}", "--topic", contract.escape(topic, "_")]
     words += [word for operation in operations for word in ("--operation", operation)]
-    command = broker.program("kafka.admin.AclCommand", *words, "--topic", contract.escape(topic, "_"))
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
-    assert await process.wait() == 0
+    await asyncio.to_thread(broker.run_tool, "kafka.admin.AclCommand", *words)
     return {"url": broker.login_url, "username": user, "password": broker.users[user]}
 
 
@@ -82,6 +97,62 @@ async def test_a_wrong_password_is_told_without_showing_it(
     assert raised.value.refused
     assert "Request to 127.0.0.1" in caplog.text
     assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r} {caplog.text}"
+
+
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [
+        ({"sasl_mechanism": "OAUTHBEARER", "username": "somebody"}, "OAUTHBEARER needs a token"),
+        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after the hosts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValidationError, match=rule):
+        Settings(**settings)
+
+
+def token(user: str, lifetime: float) -> str:
+    """Return an unsigned token, which the broker of the tests takes for so many seconds."""
+    parts = {"alg": "none"}, {"sub": user, "exp": time.time() + lifetime}
+    words = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return f"{'.'.join(words)}."
+
+
+@pytest.mark.production("rotation")
+@pytest.mark.clause("L9", "L12", "R9")
+async def test_a_token_that_has_expired_is_refused_and_the_next_one_is_used(
+    node: MakeNode, broker: Broker, change: Change, topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    other: Node = await node()
+    await other.publish(topic, "makes the topic")
+    await allow(broker, "limited", topic, "Read", "Write")
+    proxy = Proxy({"url": ("127.0.0.1", broker.login_port)}, {"url": 0})
+    await proxy.start()
+    tokens = {"first": token("limited", 600), "expired": token("limited", -60), "next": token("limited", 600)}
+    current = "first"
+
+    def present() -> Settings:
+        place = f"kafka://127.0.0.1:{proxy.port}"
+        return change(url=place, sasl_mechanism="OAUTHBEARER", password=SecretStr(tokens[current]))
+
+    try:
+        one: Node = await node(lambda _: Node(present), noisy=True)
+        mailbox = Log()
+        await one.subscribe(topic, mailbox)
+        current = "expired"
+        await proxy.cut()
+        error = await one.error(contract.ReconnectError)
+        assert error.refused, error
+        current = "next"
+        await one.until_ready(2)
+        await other.publish(topic, "after it")
+        assert await mailbox.count(1) == ["after it"]
+        shown = f"{one.errors.items} {caplog.text}"
+        assert not [name for name, value in tokens.items() if value in shown]
+    finally:
+        await proxy.close()
 
 
 @pytest.mark.clause("S5", "E3")
@@ -131,6 +202,39 @@ async def test_nothing_is_missed_through_cuts_without_a_control_topic(
     assert await mailbox.count(sent + 1) == list(range(sent + 1))
     assert subscriber.stats()["lost"] == subscriber.stats()["repaired"] == 0
     assert contract.escape(f"{topic}-control", "_") not in await admin.list_topics()
+
+
+@pytest.mark.clause("R4", "R8")
+async def test_a_topic_whose_leader_is_frozen_keeps_no_node_away(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher: Node = await node()
+    subscriber: Node = await node(noisy=True, **through)
+    led, leaderless = Log(), Log()
+    await subscriber.subscribe(topic, led)
+    await subscriber.subscribe(f"{topic}-leaderless", leaderless)
+    await publisher.publish(f"{topic}-leaderless", "before")
+    await leaderless.count(1)
+    client, asked = sys.modules[BrokerTransport.__module__].Client, Log()
+    real = client.leader
+    with socket.create_server(("127.0.0.1", 0)) as frozen, monkeypatch.context() as patched:
+
+        async def leader(client: Any, name: str) -> Any:
+            if not name.endswith("leaderless"):
+                return await real(client, name)
+            asked()
+            return contract.Target(*frozen.getsockname())
+
+        patched.setattr(client, "leader", leader)
+        await proxy.cut()
+        await subscriber.until_ready(2)
+        await publisher.publish(topic, "through another broker")
+        await publisher.publish(f"{topic}-leaderless", "while it is frozen")
+        assert await led.count(1) == ["through another broker"]
+        await asked.count(3)
+        assert leaderless.items == ["before"]
+    assert await leaderless.count(2) == ["before", "while it is frozen"]
+    assert len(subscriber.readies.items) == 2
 
 
 @pytest.mark.clause("R4", "M3")
@@ -194,8 +298,9 @@ class Tansu(Server):
 async def test_the_pack_holds_on_tansu_too(serve: Serve) -> None:
     url = serve(Tansu).url
     keeps_waiting = "--deselect=tests/contract/test_transport.py::test_a_lone_payload_is_not_kept_waiting"
+    others = [f"--ignore=tests/contract/{name}.py" for name in ("test_tls", "test_credentials")]  # start Kafka
     process = await asyncio.create_subprocess_exec(  # without what Tansu cannot do: it answers some fetches late
-        *(sys.executable, "-m", "pytest", "--quiet", keeps_waiting, "tests/contract"),
+        *(sys.executable, "-m", "pytest", "--quiet", keeps_waiting, *others, "tests/contract"),
         cwd=Path(__file__).parents[1],
         env={**os.environ, TEST_URL: url},
         stdout=subprocess.PIPE,

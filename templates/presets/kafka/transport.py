@@ -1,27 +1,30 @@
 """How messages travel through Kafka: a topic is the first partition of one of Kafka's, read from its end on."""
 
 import asyncio
-from contextlib import closing, suppress
-from typing import Any
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from aiokafka import errors  # type: ignore[import-untyped]
-from aiokafka.client import AIOKafkaClient, CloseReason, ConnectionGroup, create_conn  # type: ignore[import-untyped]
-from aiokafka.protocol import admin, fetch, metadata, offset, produce  # type: ignore[import-untyped]
-from aiokafka.record import default_records, memory_records  # type: ignore[import-untyped]
 
-from .contract import ConnectError, Inbox, PublishRefusedError, SubscribeRefusedError, Transport
-from .settings import Settings, log_no_password
+from .client import Client, batches
+from .contract import ConnectError, Inbox, PublishRefusedError, SubscribeRefusedError, Target, Transport
+from .settings import Settings
 
-READING, MAKING = ConnectionGroup.COORDINATION, "making"  # connections of their own, since these keep others waiting
-NONE, UNKNOWN, EXISTS = 0, errors.UnknownTopicOrPartitionError.errno, errors.TopicAlreadyExistsError.errno
 FORBIDDEN = (errors.TopicAuthorizationFailedError, errors.InvalidTopicError, errors.PolicyViolationError)
-BROKERS = metadata.MetadataRequest([])
+LOOK_AGAIN = 0.5
+"""Seconds after which we ask again who leads a topic, while its leader cannot be reached."""
+
+T = TypeVar("T")
 
 
 class BrokerTransport(Transport[Settings]):
-    """aiokafka's client, without its consumer and producer, which try again, reconnect and start anew unseen.
+    """The connections of one client: the end of any is a loss, and so is a topic that moves.
 
-    The end of any connection is a loss, and so is a topic that moves. `inbox.topic_memory` has the next offset.
+    `inbox.topic_memory` has the next offset. The broker of the url tells who leads a topic; no other one is needed
+    but for the topics that it leads.
     """
 
     keeps_messages = True
@@ -29,131 +32,129 @@ class BrokerTransport(Transport[Settings]):
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
         self.max_frame_bytes = settings.max_batch_bytes - 128  # for what Kafka puts around it
-        self._client: Any = None
-        self._leaders: dict[str, int] = {}  # this and what follows by name: what Kafka calls a topic
+        self._client = Client(inbox.lost)
+        self._leaders: dict[str, Target] = {}  # this and what follows by name: what Kafka calls a topic
         self._topics: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
-        self._readers: dict[int, asyncio.Task[None]] = {}
+        self._resuming: dict[str, asyncio.Task[None]] = {}
+        self._readers: dict[Target, asyncio.Task[None]] = {}
         self._progress = asyncio.Event()
 
     async def connect(self) -> None:
-        log_no_password()
-        [target, *_], entry = self.settings.targets(), self.settings.entry
-        self._client = AIOKafkaClient(**entry, connections_max_idle_ms=120_000)  # before a broker gives them up
-        self._client._on_connection_closed = self._closed
-        try:
-            with closing(await create_conn(target.host, target.port or 9092, **entry)) as first:
-                self._client.cluster.update_metadata(await first.send(BROKERS))
-        except errors.BrokerResponseError as refusal:
-            raise ConnectError(str(refusal), refused=True) from refusal
-        self._home = self._client.get_random_node()
-        await self._client.send(self._home, BROKERS)
+        await self._client.enter(self.settings)
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        batch = default_records.DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 0)
-        batch.append(0, None, None, payload, [])
-        name = self.settings.name_of(topic)
-        request = produce.ProduceRequest(None, *self.settings.confirmation, [(name, [(0, bytes(batch.build()))])])
+        name, how = self.settings.name_of(topic), self.settings.confirmation
         try:
-            await self._ask(name, request)
+            await self._ask(name, lambda leader: self._client.append(leader, name, payload, *how))
         except (*FORBIDDEN, errors.MessageSizeTooLargeError) as refusal:
             raise PublishRefusedError(str(refusal)) from refusal
 
     async def subscribe(self, topic: str) -> None:
-        name, at = self.settings.name_of(topic), self.inbox.topic_memory.get(topic)
-        try:
-            if at is None:
-                at = await self._end(name)
-            try:
-                await self._ask(name, fetch.FetchRequest(1, 1, 1, 0, [(name, [(0, at, 1)])]))  # may we read it?
-            except errors.OffsetOutOfRangeError:  # the broker has kept less than we want
-                at = min(max(at, await self._end(name, latest=False)), await self._end(name))
-        except FORBIDDEN as refusal:
-            raise SubscribeRefusedError(str(refusal)) from refusal
-        self._topics[name], self._offsets[name], self.inbox.topic_memory[topic] = topic, at, at
-        if (leader := self._leaders[name]) not in self._readers:
-            self._readers[leader] = asyncio.create_task(self._read(leader))
+        """Read a topic from its end on, or from where we were: then nothing is missed if its leader comes back later."""
+        name = self.settings.name_of(topic)
+        if topic not in self.inbox.topic_memory:
+            await self._begin(topic, name)
+            return
+        resuming = self._resuming[name] = asyncio.create_task(self._begin(topic, name))
+        await asyncio.wait([resuming], timeout=self.settings.heartbeat / 4)
+        if resuming.done():
+            resuming.result()
+        else:
+            resuming.add_done_callback(self._resumed)
 
     async def unsubscribe(self, topic: str) -> None:
-        self._offsets.pop(self.settings.name_of(topic), None)
+        name = self.settings.name_of(topic)
+        self._offsets.pop(name, None)
+        if resuming := self._resuming.pop(name, None):
+            resuming.cancel()
 
     async def ping(self) -> None:
         """Return when each connection has answered, and what was published before has been received, if that is soon."""
         names = list(self._offsets)
-        ends = await asyncio.gather(*(self._end(name) for name in names))
-        for node, group in [key for key, each in self._client._conns.items() if key[1] != MAKING or not each._requests]:
-            self._client.cluster.update_metadata(await self._client.send(node, BROKERS, group=group))
+        ends = await asyncio.gather(*(self._offset(name) for name in names))
+        await self._client.ping()
         with suppress(TimeoutError):  # to have much to catch up with is not to be silent
             async with asyncio.timeout(self.settings.heartbeat / 4):
                 while any(self._offsets.get(name, end) < end for name, end in zip(names, ends, strict=True)):
                     await self._progress.wait()
 
     async def close(self) -> None:
-        for reader in self._readers.values():
-            reader.cancel()
-        if self._client:
-            for writer in [connection._writer for connection in self._client._conns.values() if connection._writer]:
-                writer.transport.abort()  # unsent bytes would keep the socket open
-            await self._client.close()
+        for task in (*self._readers.values(), *self._resuming.values()):
+            task.cancel()
+        await self._client.close()
 
-    def _closed(self, connection: Any, reason: CloseReason | None) -> None:
-        if reason not in (CloseReason.SHUTDOWN, CloseReason.IDLE_DROP):
-            self.inbox.lost(ConnectionError(f"the connection to {connection.host}:{connection.port} ended"))
+    async def _begin(self, topic: str, name: str) -> None:
+        """Have a topic read, from where we were if we have read it before."""
+        try:
+            at: int = self.inbox.topic_memory[topic] if topic in self.inbox.topic_memory else await self._offset(name)
+            try:
+                await self._ask(name, partial(self._client.check, topic=name, at=at))
+            except errors.OffsetOutOfRangeError:  # the broker has kept less than we want
+                at = min(max(at, await self._offset(name, latest=False)), await self._offset(name))
+        except FORBIDDEN as refusal:
+            raise SubscribeRefusedError(str(refusal)) from refusal
+        self._topics[name], self._offsets[name], self.inbox.topic_memory[topic] = topic, at, at
+        if (leader := self._leaders[name]) not in self._readers:
+            self._readers[leader] = asyncio.create_task(self._read(leader))
 
-    async def _read(self, leader: int) -> None:
+    def _resumed(self, resuming: asyncio.Task[None]) -> None:
+        if not resuming.cancelled() and (error := resuming.exception()):
+            self.inbox.lost(error if isinstance(error, Exception) else RuntimeError(str(error)))
+
+    async def _read(self, leader: Target) -> None:
         """Hand in what comes from one broker, as long as we are subscribed to topics that it leads."""
         try:
             while offsets := {name: at for name, at in self._offsets.items() if self._leaders.get(name) == leader}:
-                wanted = [(name, [(0, at, 2**20)]) for name, at in offsets.items()]
-                request = fetch.FetchRequest(self.settings.fetch_wait, 1, 2**22, 0, wanted)
-                for name, [(_, code, *_, records)] in (await self._client.send(leader, request, group=READING)).topics:
-                    _check(code, name)
-                    await self._hand_in(name, offsets[name], memory_records.MemoryRecords(records or b""))
+                for name, records in await self._client.read(leader, offsets, self.settings.fetch_wait):
+                    await self._hand_in(name, offsets[name], records)
                 self._progress.set()
                 self._progress.clear()
         except Exception as error:
             self.inbox.lost(error)
         del self._readers[leader]
 
-    async def _hand_in(self, name: str, at: int, records: Any) -> None:
-        while records.has_next() and self._offsets.get(name) == at:  # or else unsubscribed meanwhile
-            batch = records.next_batch()
-            for record in (each for each in batch if each.offset >= at and not batch.is_control_batch):
-                self.inbox.received(self._topics[name], record.value or b"")
-            at = self._offsets[name] = self.inbox.topic_memory[self._topics[name]] = batch.next_offset
+    async def _hand_in(self, name: str, at: int, records: bytes) -> None:
+        for messages, after in batches(records):
+            if self._offsets.get(name) != at:  # unsubscribed meanwhile
+                return
+            for position, payload in messages:
+                if position >= at:
+                    self.inbox.received(self._topics[name], payload)
+            at = self._offsets[name] = self.inbox.topic_memory[self._topics[name]] = after
             await asyncio.sleep(0)
 
-    async def _ask(self, name: str, request: Any) -> Any:
-        """Send a request about a topic to the broker that leads it, once one does; return what it answers."""
+    async def _ask(self, name: str, ask: Callable[[Target], Awaitable[T]]) -> T:
+        """Ask the broker that leads a topic, once there is one that can be reached; return what it answers."""
+        pause = 0.02
         while True:
             try:
-                if name not in self._leaders:
-                    await self._find(name)
-                answer = (await self._client.send(self._leaders[name], request)).topics[0][1][0]
-                _check(answer[1], name)
-                return answer
-            except errors.KafkaError as error:
-                if not error.invalid_metadata and not isinstance(error, errors.NodeNotReadyError):
+                leader = self._leaders.get(name) or await self._find(name)
+                async with asyncio.timeout(LOOK_AGAIN):
+                    await self._client.reach(leader)
+                return await ask(leader)
+            except ConnectError as refusal:  # the password has changed meanwhile
+                self.inbox.lost(refusal)
+                raise
+            except ssl.SSLError:
+                raise
+            except (OSError, errors.KafkaError) as error:
+                if isinstance(error, errors.KafkaError) and not error.invalid_metadata:
                     raise
                 self._leaders.pop(name, None)
                 if name in self._offsets:
                     self.inbox.lost(error)
-                await asyncio.sleep(0.02)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LOOK_AGAIN)
 
-    async def _end(self, name: str, latest: bool = True) -> int:
-        return int((await self._ask(name, offset.OffsetRequest(-1, 0, [(name, [(0, -1 if latest else -2)])])))[3])
+    async def _offset(self, name: str, latest: bool = True) -> int:
+        return await self._ask(name, lambda leader: self._client.offset(leader, name, latest))
 
-    async def _find(self, name: str) -> None:
-        """Learn which broker leads a topic; make the topic if it is not there."""
-        code, *_, partitions = (await self._client.send(self._home, metadata.MetadataRequest([name], False))).topics[0]
-        if code == UNKNOWN:
-            request = admin.CreateTopicsRequest([self.settings.new_topic(name)], 10_000, False)
-            answer = await self._client.send(self._client.cluster.controller.nodeId, request, group=MAKING)
-            code = UNKNOWN if answer.topic_errors[0][1] in (NONE, EXISTS) else answer.topic_errors[0][1]
-        _check(code, name)
-        self._leaders[name] = next(leader for _, number, leader, *_ in partitions if number == 0)
-
-
-def _check(code: int, name: str) -> None:
-    if code != NONE:
-        raise errors.for_code(code)(name)
+    async def _find(self, name: str) -> Target:
+        """Return the broker that leads a topic; have the topic made if it is not there."""
+        try:
+            leader = self._leaders[name] = await self._client.leader(name)
+        except errors.UnknownTopicOrPartitionError:
+            await self._client.make(name, self.settings.replication_factor, self.settings.configs)
+            raise
+        return leader

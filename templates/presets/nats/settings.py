@@ -1,14 +1,16 @@
 """The settings of the NATS connector."""
 
-import ssl
-from typing import Any, ClassVar
+import re
+from base64 import urlsafe_b64encode
+from typing import ClassVar
 
-from pydantic import Field, FilePath, SecretStr
+import nkeys  # type: ignore[import-untyped]
+from pydantic import Field, FilePath, SecretStr, field_validator
 
-from .contract import ConnectorSettings
+from .contract import TlsSettings
 
 
-class Settings(ConnectorSettings):
+class Settings(TlsSettings):
     """A NATS server 2.2 or later, or a cluster of them; core NATS, without JetStream."""
 
     schemes: ClassVar = ("nats", "tls")
@@ -25,44 +27,44 @@ class Settings(ConnectorSettings):
         default=None, description="A .creds file, with the JWT and the seed of a user of a decentralised set-up."
     )
     nkey_seed_file: FilePath | None = Field(default=None, description="A file with the seed of a user's NKey.")
-    tls_ca_file: FilePath | None = Field(
-        default=None, description="The certificates (PEM) that vouch for the server; otherwise the system's."
-    )
-    tls_cert_file: FilePath | None = Field(
-        default=None, description="This client's certificate (PEM), for a server that asks for one."
-    )
-    tls_key_file: FilePath | None = Field(
-        default=None, description="The key (PEM) of this client's certificate, if it is not in the same file."
-    )
     tls_handshake_first: bool = Field(
-        default=False, description="Whether TLS begins before the server's greeting; as its handshake_first says."
+        default=False, description="Whether TLS begins before the server's greeting, as its handshake_first says."
     )
 
-    @property
-    def uses_tls(self) -> bool:
-        """Whether the connection is to be encrypted."""
-        return super().uses_tls or bool(self.tls_ca_file or self.tls_cert_file)
+    @field_validator("url")
+    @classmethod
+    def _ends_with_the_hosts(cls, url: SecretStr) -> SecretStr:
+        if re.search("[/?]", re.sub(r"\w+://", "", url.get_secret_value()).rstrip("/")):
+            raise ValueError("must end with the hosts: NATS's options, such as those of TLS, are settings of their own")
+        return url
 
-    def client_options(self) -> dict[str, Any]:
-        """Return the settings in the words of nats-py."""
+    def credentials(self, nonce: str | None) -> dict[str, str]:
+        """Return who we are, in NATS's words; a user with an NKey proves that by signing the server's `nonce`.
+
+        Files are read anew. Raises `OSError`, or `ValueError` if one is not what its setting says.
+        """
         user, password = self.login
-        options: dict[str, Any] = {
-            "servers": [f"{self.address.scheme}://{target}" for target in self.targets()],
-            "connect_timeout": self.connect_timeout,
-            "name": self.node_name,
-            "tls_hostname": self.host_name,
-            "user_credentials": self.credentials_file,
-            "nkeys_seed": self.nkey_seed_file,
-        }
         if self.token:
-            options["token"] = self.token.get_secret_value()
-        elif user and password is None and self.username is None:
-            options["token"] = user
-        elif user or password:
-            options |= {"user": user or "", "password": password or ""}
-        if self.uses_tls:
-            options["tls"] = context = ssl.create_default_context(cafile=self.tls_ca_file)
-            options["tls_handshake_first"] = self.tls_handshake_first
-            if self.tls_cert_file:
-                context.load_cert_chain(self.tls_cert_file, self.tls_key_file)
-        return options
+            return {"auth_token": self.token.get_secret_value()}
+        if nonce and self.credentials_file:
+            found = re.findall(r"-BEGIN [^\n]*-\s+(\S+)\s+-+END", self.credentials_file.read_text())
+            jwt, seed = found if len(found) == 2 else ("", "")
+            key = _key(seed, "credentials_file")
+            return {"jwt": jwt, "sig": _signature(key, nonce)}
+        if nonce and self.nkey_seed_file:
+            key = _key(self.nkey_seed_file.read_text().strip(), "nkey_seed_file")
+            return {"nkey": key.public_key.decode(), "sig": _signature(key, nonce)}
+        if user and password is None and self.username is None:
+            return {"auth_token": user}
+        return {"user": user or "", "pass": password or ""} if user or password else {}
+
+
+def _key(seed: str, setting: str) -> nkeys.KeyPair:
+    try:
+        return nkeys.from_seed(seed.encode())
+    except nkeys.NkeysError as error:
+        raise ValueError(f"{setting} is not what it should be: it holds no seed of a user's NKey") from error
+
+
+def _signature(key: nkeys.KeyPair, nonce: str) -> str:
+    return urlsafe_b64encode(key.sign(nonce.encode())).rstrip(b"=").decode()

@@ -1,51 +1,41 @@
-"""What is special about NATS: rights by subject, clusters, and a server that cuts off slow subscribers."""
+"""What is special about NATS: rights by subject, keys, clusters, servers that lie, and one that cuts off slow subscribers."""
 
 import asyncio
+import base64
+import json
 import os
-from collections.abc import Coroutine
+import random
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import nats
 import nkeys  # type: ignore[import-untyped]
 import pytest
-import trustme
 from nats.errors import NoRespondersError
+from pydantic import ValidationError
 
+from .broker import ThreeServers
+from .contract.certificates import Authority
 from .contract.public import (
     PATIENCE,
+    Change,
     Log,
     MakeHost,
     MakeNode,
     Node,
     ProxyFor,
     Serve,
+    Server,
+    Wire,
     at_port,
     eventually,
-    free_port,
     patience,
+    reported,
 )
 from .subject import Settings, contract
-
-
-async def balance(publisher: Node, subscriber: Node, topic: str, trouble: Coroutine[Any, Any, None]) -> None:
-    """Publish while there is trouble; all that was sent must arrive, once and in order."""
-    mailbox, sent = Log(), 0
-    await subscriber.subscribe(topic, mailbox)
-    while not mailbox.items:
-        await publisher.publish(topic, sent)
-        sent += 1
-        await asyncio.sleep(0.01)
-    waiting = []
-    troubling = asyncio.ensure_future(trouble)
-    while not troubling.done() or not (publisher.is_ready and subscriber.is_ready):
-        waiting.append(asyncio.ensure_future(publisher.publish(topic, sent)))
-        sent += 1
-        await asyncio.sleep(0.005)
-    await troubling
-    await asyncio.gather(*waiting)
-    await mailbox.until(lambda items: items[-1] >= sent - 1, f"number {sent - 1}")
-    assert mailbox.items == list(range(mailbox.items[0], sent))
 
 
 @pytest.mark.clause("E3")
@@ -70,7 +60,7 @@ async def test_a_refusal_is_told_to_the_call_that_it_is_about(serve: Serve, node
         kinds = [contract.PublishRefusedError, type(None), contract.SubscribeRefusedError]
         kinds += [contract.PublishRefusedError, type(None)]
         assert [type(result) for result in results] == kinds
-        assert "permissions violation" in str(results[0])
+        assert "Permissions Violation" in str(results[0])
     assert await answers.count(5) == [0, 1, 2, 3, 4]
     await other.publish("allowed", "in")
     assert await mailbox.count(1) == ["in"]
@@ -95,30 +85,86 @@ async def test_tokens_keys_and_passwords_let_in(serve: Serve, node: MakeNode, tm
         assert "wr0ng" not in f"{raised.value!r} {raised.value.__cause__!r}"
 
 
+def user_key() -> Any:
+    return nkeys.from_seed(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER))
+
+
+def encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def jwt(signer: Any, of: Any, kind: str, **claims: Any) -> str:
+    """Return what a signer says of another key, as NATS wants it."""
+    head = {"typ": "JWT", "alg": "ed25519-nkey"}
+    body = {"jti": "1", "iat": 1, "iss": signer.public_key.decode(), "name": kind, "sub": of.public_key.decode()}
+    body["nats"] = {"type": kind, "version": 2, **claims}
+    text = ".".join(encoded(json.dumps(part).encode()) for part in (head, body))
+    return f"{text}.{encoded(signer.sign(text.encode()))}"
+
+
+@pytest.mark.clause("L3", "L9")
+async def test_a_credentials_file_lets_in(serve: Serve, node: MakeNode, tmp_path: Path) -> None:
+    operator, account = (
+        nkeys.from_seed(nkeys.encode_seed(os.urandom(32), kind))
+        for kind in (nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT)
+    )
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    accounts = {account.public_key.decode(): jwt(operator, account, "account", limits=limits)}
+    server = serve(
+        configuration={
+            "operator": jwt(operator, operator, "operator"),
+            "resolver": "MEMORY",
+            "resolver_preload": accounts,
+        }
+    )
+    user, file = user_key(), tmp_path / "user.creds"
+    permit = jwt(account, user, "user", subs=-1, data=-1, payload=-1)
+    seed = bytes(user.seed).decode()
+    texts = ("NATS USER JWT", permit), ("USER NKEY SEED", seed)
+    file.write_text("".join(f"-----BEGIN {name}-----\n{text}\n------END {name}------\n\n" for name, text in texts))
+    await node(url=server.url, credentials_file=file)
+    broken = file.read_text().replace(seed, seed[:-1])
+    of_another = file.read_text().replace(seed, bytes(user_key().seed).decode())
+    for text, rule in ((permit, "no seed"), (broken, "no seed"), (of_another, "uthorization")):
+        file.write_text(text)
+        stranger: Node = await node(connect=False, url=server.url, credentials_file=file)
+        with pytest.raises(contract.ConnectError, match=rule) as raised:
+            await stranger.connect()
+        shown = f"{raised.value!r} {raised.value.__cause__!r}"
+        assert permit not in shown
+        assert seed[:-1] not in shown
+
+
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize("end", ["/path", "?tls=true", "/?name=x", "/a,other:4222"])
+def test_what_a_url_of_nats_cannot_say_is_refused(end: str) -> None:
+    with pytest.raises(ValidationError, match="url"):
+        Settings(url=f"nats://127.0.0.1:4222{end}")
+    assert len(Settings(url="nats://a:1,nats://b:2").targets()) == 2
+
+
 @pytest.mark.production("tls")
-@pytest.mark.clause("L3")
-async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode, tmp_path: Path, topic: str) -> None:
-    authority, files = trustme.CA(), {name: str(tmp_path / name) for name in ("ca", "server", "client")}
-    authority.cert_pem.write_to_path(files["ca"])
-    for name in ("server", "client"):
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(files[name])
-    tls = {"cert_file": files["server"], "key_file": files["server"], "ca_file": files["ca"], "verify": True}
-    for first in (False, True):
-        url = serve(configuration={"tls": {**tls, "handshake_first": first}}).url.replace("nats:", "tls:")
-        settings = {"url": url, "tls_ca_file": files["ca"], "tls_handshake_first": first}
-        one, other = [await node(**settings, tls_cert_file=files["client"]) for _ in range(2)]
+@pytest.mark.clause("L3", "L9")
+async def test_tls_begins_when_the_server_says_so_or_before(
+    serve: Serve, node: MakeNode, authority: Authority, topic: str
+) -> None:
+    files = authority.issue("127.0.0.1")
+    tls = {"cert_file": str(files.cert), "key_file": str(files.key)}
+    first = serve(configuration={"tls": {**tls, "handshake_first": True}})
+    both = serve(configuration={"tls": tls, "allow_non_tls": True})
+    only = serve(configuration={"tls": tls})
+    for url, is_first in ((first.url, True), (both.url, False), (only.url, False)):
+        one, other = [
+            await node(url=url, tls_ca_file=authority.file, **({"tls_handshake_first": True} if is_first else {}))
+            for _ in range(2)
+        ]
         mailbox = Log()
         await one.subscribe(topic, mailbox)
         await other.publish(topic, "private")
         assert await mailbox.count(1) == ["private"]
-        for missing in ({"tls_cert_file": files["client"], "tls_ca_file": None}, {}):
-            stranger: Node = await node(connect=False, **{**settings, **missing})
-            with pytest.raises(contract.ConnectError):
-                await stranger.connect()
-    plain: Node = await node(connect=False, url=serve().url, tls_ca_file=files["ca"], token="s3cr3t")
-    with pytest.raises(contract.ConnectError, match="TLS") as raised:
-        await plain.connect()
-    assert not raised.value.refused
+    unknown: Node = await node(connect=False, url=only.url)  # speaks TLS, but knows no authority of this server
+    with pytest.raises(contract.ConnectError, match="certificate"):
+        await unknown.connect()
 
 
 @pytest.mark.clause("M2")
@@ -171,31 +217,205 @@ async def test_a_subscriber_that_the_server_cuts_off_gets_later_what_it_missed(
     assert subscriber.stats()["repaired"] > 0
 
 
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[ThreeServers]:
+    cluster = ThreeServers(tmp_path)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        await asyncio.to_thread(cluster.stop)
+
+
+async def until_announced(server: Server) -> None:
+    """Return when a server tells its clients of all three."""
+
+    async def announces() -> bool:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        info = json.loads((await reader.readline()).partition(b" ")[2])
+        writer.close()
+        return len(info.get("connect_urls", ())) == 3
+
+    await eventually(announces, "three servers that know one another")
+
+
+@pytest.mark.production("cluster")
+@pytest.mark.clause("R2", "R8")
+async def test_servers_that_the_cluster_announces_take_over(cluster: ThreeServers, node: MakeNode, topic: str) -> None:
+    named = cluster.servers[0]
+    one: Node = await node(url=named.url, noisy=True)  # while the servers may not know one another yet
+    await until_announced(named)
+    other: Node = await node(url=cluster.url, noisy=True)
+    mailbox = Log()
+    await one.subscribe(topic, mailbox)
+    await asyncio.to_thread(named.stop)
+    await one.until_ready(2)
+    await other.publish(topic, "elsewhere")
+    await mailbox.count(1)
+
+
+@pytest.mark.production("cluster")
+@pytest.mark.clause("R2")
+async def test_a_server_that_is_about_to_end_is_left_at_once(cluster: ThreeServers, node: MakeNode, topic: str) -> None:
+    leaving = cluster.servers[0]
+    await until_announced(leaving)
+    one: Node = await node(url=leaving.url, noisy=True)
+    await cluster.switch_over()
+    lost = await one.error(contract.ConnectionLostError)
+    assert "lame duck" in str(lost)
+    await one.until_ready(2)
+    assert leaving.is_running
+
+
+def holds(item: Any, items: list[Any]) -> bool:
+    return item in items
+
+
 @pytest.mark.production("cluster")
 @pytest.mark.clause("R2", "R4")
-async def test_the_loss_of_any_server_of_a_cluster_is_survived(serve: Serve, node: MakeNode, topic: str) -> None:
-    ports = [free_port() for _ in range(3)]
-    routes = [f"nats://127.0.0.1:{port}" for port in ports]
-    servers = [
-        serve(
-            configuration={
-                "server_name": f"server-{port}",
-                "cluster": {"name": "c", "listen": f"127.0.0.1:{port}", "routes": routes},
-            }
-        )
-        for port in ports
-    ]
-    url = "nats://" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
-    publisher, subscriber = [await node(url=url, noisy=True, publish_timeout=60) for _ in range(2)]
+async def test_the_loss_of_one_server_after_another_is_survived(
+    cluster: ThreeServers, node: MakeNode, topic: str
+) -> None:
+    servers = [*cluster.servers, *cluster.servers]
+    urls = [",".join(server.url for server in servers[first : first + 3]) for first in range(3)]
+    nodes = [await node(url=url, noisy=True, publish_timeout=60) for url in urls]  # one at each server
+    mailboxes, sent, outcomes, is_over = [Log() for _ in nodes], [0 for _ in nodes], Log(), asyncio.Event()
+    for each, mailbox in zip(nodes, mailboxes, strict=True):
+        await each.subscribe(topic, mailbox)
 
-    async def kill_one_after_the_other() -> None:
-        for server in servers:
-            await asyncio.to_thread(server.stop)
-            await eventually(lambda: publisher.is_ready and subscriber.is_ready, "two connections to the other servers")
-            await server.restart()
+    async def publish(index: int) -> None:
+        while not is_over.is_set():
+            sent[index] += 1
+            nodes[index].publish_nowait(topic, [index, sent[index]], outcomes)
+            await asyncio.sleep(0.01)
 
-    await balance(publisher, subscriber, topic, kill_one_after_the_other())
-    assert min(publisher.stats()["reconnects"], subscriber.stats()["reconnects"]) >= 1
+    publishing = [asyncio.ensure_future(publish(index)) for index in range(len(nodes))]
+    for server in cluster.servers:
+        await asyncio.to_thread(server.stop)
+        for index, mailbox in enumerate(mailboxes):
+            for sender in {0, 1, 2} - {index}:
+                await mailbox.until(partial(holds, [sender, sent[sender] + 10]), "messages without the server")
+        await server.restart()
+    is_over.set()
+    await asyncio.gather(*publishing)
+    await outcomes.count(sum(sent))
+    assert set(outcomes.items) == {None}
+    for index, (each, mailbox) in enumerate(zip(nodes, mailboxes, strict=True)):
+        owed = sum(sent) - sent[index]
+
+        def came(each: Node = each, mailbox: Log = mailbox) -> int:
+            return len(mailbox.items) + reported(each)
+
+        await eventually(lambda: came() >= owed, lambda: f"{owed} messages, or word of their loss; {came()} came")  # noqa: B023
+        assert came() == owed
+        for sender in range(len(nodes)):
+            numbers = [number for other, number in mailbox.items if other == sender]
+            assert numbers == sorted(set(numbers))
+    assert min(each.stats()["reconnects"] for each in nodes) >= 1
+
+
+INFO = b'INFO {"max_payload":1048576}\r\n'
+
+LIES = {
+    "a message that is longer than it says": b"MSG a 1 3\r\nthree",
+    "a message without a length": b"MSG a 1\r\nx\r\n",
+    "a negative length": b"MSG a 1 -3\r\nfour\r\n",
+    "a length beyond all limits": b"MSG a 1 99999999\r\n",
+    "a length of many digits": b"MSG a 1 " + b"9" * 5000 + b"\r\n",
+    "headers that nobody has asked for": b"HMSG a 1 12 12\r\nNATS/1.0\r\n\r\n\r\n",
+    "an endless line": b"x" * 100_000,
+    "an endless message line": b"MSG " + b"x" * 100_000,
+    "an endless greeting": b'INFO {"a":"' + b"x" * 100_000,
+    "a broken greeting": b"INFO {\r\n",
+    "a greeting with a wrong type": b'INFO {"max_payload":"much"}\r\n',
+    "a greeting of brackets": b'INFO {"a":' + b"[" * 60_000 + b"\r\n",
+    "a PONG too many": b"PONG\r\n" * 10,
+    "another protocol": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "all bytes": bytes(range(256)) + b"\r\n",
+}
+
+
+class Liar:
+    """A server that says what it should not, over and over, to those that are there or at once to those that come."""
+
+    def __init__(self, lie: bytes) -> None:
+        self.is_lying = asyncio.Event()
+        self.cut = Log()
+        self._lie = lie
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        telling = asyncio.ensure_future(self._lie_to(writer))
+        if not self.is_lying.is_set():
+            writer.write(INFO)
+        try:
+            while line := await reader.readline():
+                if line == b"PING\r\n" and not self.is_lying.is_set():
+                    writer.write(b"PONG\r\n")
+        except ConnectionError:
+            pass
+        telling.cancel()
+        writer.close()
+
+    async def _lie_to(self, writer: asyncio.StreamWriter) -> None:
+        await self.is_lying.wait()
+        try:
+            while True:
+                writer.write(self._lie)
+                await writer.drain()
+                await asyncio.sleep(0)
+        except ConnectionError:
+            self.cut()
+
+
+@pytest.mark.clause("R1", "E2")
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("is_at_once", [False, True], ids=["later", "at once"])
+async def test_a_server_that_says_what_is_no_nats_is_left_at_once(node: MakeNode, lie: str, is_at_once: bool) -> None:
+    liar = Liar(LIES[lie])
+    server = await asyncio.start_server(liar.talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    one: Node = await node(connect=False, noisy=True, url=f"nats://127.0.0.1:{port}", heartbeat=10 * PATIENCE)
+    async with patience("one clear error"), server:
+        if is_at_once:
+            liar.is_lying.set()
+            with pytest.raises(contract.ConnectError, match="no NATS") as raised:
+                await one.connect()
+            assert len(str(raised.value)) < 400
+        else:
+            await one.connect()
+            liar.is_lying.set()
+            error = await one.error(contract.ConnectionLostError)
+            assert "no NATS" in str(error)
+        await one.close()
+        await liar.cut.count(1)
+
+
+@pytest.mark.clause("S1")
+async def test_it_matters_not_in_which_pieces_the_bytes_come(change: Change) -> None:
+    wire = Wire(change())
+    socket = Mock()
+    wire.transport.connection_made(socket)
+    subscribing = asyncio.ensure_future(wire.transport.subscribe("a"))
+    await asyncio.sleep(0)
+    payloads = [b"", b"x", b"\r\n", b"MSG a 1 1\r\nx\r\n", b"y" * 3000]
+    plain, to_answer = (
+        b"".join(b"MSG a 1 %b%d\r\n%b\r\n" % (reply, len(payload), payload) for payload in payloads)
+        for reply in (b"", b"reply.to ")
+    )
+    said = INFO + b"PONG\r\n" + plain + b"PING\r\n" + to_answer
+    draw = random.Random(1)
+    for largest in (1, 2, 7, 100, 10_000):
+        wire.payloads.items.clear()
+        rest = said if largest == 1 else said.replace(b"PONG\r\n", b"")
+        while rest:
+            size = draw.randint(1, largest)
+            wire.transport.data_received(rest[:size])
+            rest = rest[size:]
+        assert wire.payloads.items == [("a", payload) for payload in payloads * 2]
+        socket.write.assert_called_with(b"PONG\r\n")
+        socket.reset_mock()
+    await subscribing
+    assert not wire.losses.items
 
 
 @pytest.mark.clause("L4")

@@ -1,145 +1,197 @@
-"""How messages travel through NATS: core publish/subscribe, over one connection."""
+"""How messages travel through NATS: core publish/subscribe, over one connection, in NATS's own words."""
 
 import asyncio
-from collections.abc import Callable
+import re
+from collections import deque
+from contextlib import suppress
+from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Annotated, Any
 
-from nats.aio.client import Client
-from nats.aio.transport import TcpTransport
-from nats.errors import Error, NoServersError
-from nats.protocol.command import pub_cmd, sub_cmd, unsub_cmd
+import msgspec
 
-from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
+from .about import __version__
+from .contract import (
+    ConnectError,
+    Inbox,
+    PublishRefusedError,
+    Receipt,
+    SubscribeRefusedError,
+    Transport,
+    escape,
+    ssl_context,
+)
 from .settings import Settings
 
 LONGEST_SUBJECT = 1000
 """Characters; a server takes 4096 for a whole command."""
 
-REFUSALS = "permissions violation", "maximum subscriptions exceeded"
-"""What an -ERR says that is about one request; all others end the connection."""
+LONGEST_LINE = 65_536
+"""Bytes of what a server says besides payloads; its INFO is the longest."""
 
-REJECTIONS = "authorization violation", "authentication expired", "authentication revoked"
+LARGEST_PAYLOAD = 64 * 1024 * 1024
+"""Bytes; no server lets anybody publish more."""
+
+MESSAGE = re.compile(rb"MSG [!-~]+ ([0-9]+) (?:[!-~]+ )?([0-9]{1,8})\r\n")
+
+REJECTIONS = re.compile("authorization violation|authentication (expired|revoked)", re.IGNORECASE)
 """What an -ERR says to a user that may not enter."""
 
 
-class BrokerTransport(Transport[Settings]):
+class Info(msgspec.Struct):
+    """What a server says about itself, when it greets and whenever that changes."""
+
+    max_payload: Annotated[int, msgspec.Meta(ge=1)]
+    tls_required: bool = False
+    tls_available: bool = False
+    nonce: str | None = None
+    connect_urls: list[str] | None = None
+    ldm: bool = False
+
+
+class BrokerTransport(Transport[Settings], asyncio.Protocol):
     """One connection, on which each request is followed by a PING, and is done when the PONG comes.
 
     The server answers in order, so an -ERR belongs to the request whose PONG is due next.
     """
 
-    _client: "NatsClient | None" = None
+    _socket: Any = None
+
+    def __init__(self, settings: Settings, inbox: Inbox) -> None:
+        super().__init__(settings, inbox)
+        self._greeting: asyncio.Future[Info] = asyncio.get_running_loop().create_future()
+        self._next_number = count(1)
+        self._numbers: dict[str, bytes] = {}
+        self._topics: dict[bytes, str] = {}
+        self._asked: deque[tuple[Receipt, type[Exception] | None, tuple[str, ...]]] = deque()
+        self._rest = bytearray()
+        self._needed = 0
+        self._doubt = ""  # what may be behind it if the connection ends now
 
     async def connect(self) -> None:
-        troubles: list[Exception] = []
+        settings, loop = self.settings, asyncio.get_running_loop()
+        (target,) = settings.targets()
+        tls = await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else None
+        is_first = settings.tls_handshake_first
+        await loop.create_connection(lambda: self, target.host, target.port or 4222, ssl=tls if is_first else None)
+        info = await self._greeting
+        if info.tls_required and not tls:
+            tls = await asyncio.to_thread(ssl_context, settings)
+        if tls and not is_first:
+            if not (info.tls_required or info.tls_available) or self._rest:
+                raise ConnectError("the settings ask for TLS, but the server does not speak it")
+            self._socket = await loop.start_tls(self._socket, self, tls)
+        self._doubt = "after the TLS handshake, maybe for want of a certificate that the server trusts: " if tls else ""
+        options = {"verbose": False, "pedantic": False, "echo": False, "protocol": 1, "lang": "python"}
+        options |= {"version": __version__, "name": settings.node_name, **settings.credentials(info.nonce)}
+        await self._ask(b"CONNECT %b\r\n" % msgspec.json.encode(options))
+        self._doubt = ""
 
-        async def note(error: Exception) -> None:
-            troubles.append(error)
-
-        self._numbers: dict[str, int] = {}
-        self._topics: dict[int, str] = {}
-        self._next_number = count(1)
-        self._client = client = NatsClient()
-        client.received, client.lost = self._received, self.inbox.lost
-        try:
-            await client.connect(
-                error_cb=note,
-                no_echo=True,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                **self.settings.client_options(),
-            )
-        except NoServersError:
-            raise troubles[-1] from None
-        except Error as error:
-            refused = any(rejection in str(error).lower() for rejection in REJECTIONS)
-            raise ConnectError(str(error), refused=refused) from error
-        self.max_frame_bytes = client.max_payload
-
-    async def publish(self, topic: str, payload: bytes) -> None:
-        try:
-            await self._ask(pub_cmd(_subject(topic), "", payload))
-        except Refusal as refusal:
-            raise PublishRefusedError(str(refusal)) from None
+    def publish(self, topic: str, payload: bytes) -> Receipt:
+        command = b"PUB %b %d\r\n%b\r\n" % (_subject(topic), len(payload), payload)
+        return self._ask(command, PublishRefusedError, "permissions violation for publish ")
 
     async def subscribe(self, topic: str) -> None:
-        if topic not in self._numbers:
-            self._numbers[topic] = next(self._next_number)
-        number = self._numbers[topic]
+        subject, number = _subject(topic), self._numbers.setdefault(topic, b"%d" % next(self._next_number))
         self._topics[number] = topic
-        try:
-            await self._ask(sub_cmd(_subject(topic), "", number))
-        except Refusal as refusal:
-            raise SubscribeRefusedError(str(refusal)) from None
+        refusals = f'permissions violation for subscription to "{subject.decode()}"', "maximum subscriptions exceeded"
+        await self._ask(b"SUB %b %b\r\n" % (subject, number), SubscribeRefusedError, *refusals)
 
     async def unsubscribe(self, topic: str) -> None:
-        number = self._numbers.pop(topic)
-        await self._ask(unsub_cmd(number, 0))
-        del self._topics[number]
+        if number := self._numbers.pop(topic, None):
+            del self._topics[number]
+            await self._ask(b"UNSUB %b\r\n" % number)
 
     async def ping(self) -> None:
         await self._ask(b"")
 
     async def close(self) -> None:
-        if self._client:
-            wire = self._client._transport
-            if isinstance(wire, TcpTransport) and wire._io_writer:
-                wire._io_writer.transport.abort()  # unsent bytes would keep the socket open
-            await self._client.close()
+        if self._socket:
+            self._socket.abort()  # unsent bytes would keep the socket open
 
-    async def _ask(self, command: bytes) -> None:
-        assert self._client
-        await self._client.ask(command)
+    def _ask(self, command: bytes, refused: type[Exception] | None = None, *refusals: str) -> Receipt:
+        """Send a request; its answer is an error of the class `refused` if the server says one of the `refusals`."""
+        self._socket.write(command + b"PING\r\n")
+        answer = Receipt()
+        self._asked.append((answer, refused, refusals))
+        return answer
 
-    def _received(self, number: int, payload: bytes) -> None:
-        if topic := self._topics.get(number):
-            self.inbox.received(topic, payload)
+    def connection_made(self, socket: asyncio.BaseTransport) -> None:
+        self._socket = socket
+
+    def connection_lost(self, error: Exception | None) -> None:
+        error = error or ConnectionResetError("the server closed the connection")
+        self.inbox.lost(ConnectionError(f"{self._doubt}{error}") if self._doubt else error)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return
+            data = bytes(self._rest)
+            self._rest.clear()
+        try:
+            self._rest += data[self._read(data) :]
+        except (ValueError, RecursionError) as error:  # the latter for an INFO of nothing but brackets
+            self.inbox.lost(ConnectionAbortedError(f"the server says what is no NATS: {error}"))
+            self._socket.abort()
+
+    def _read(self, data: bytes) -> int:
+        """Take what is complete; return where the rest begins, of which `_needed` bytes are to be there next time."""
+        start = self._needed = 0
+        while start < len(data):
+            if message := MESSAGE.match(data, start, start + LONGEST_LINE):
+                begin = message.end()
+                end = begin + int(message[2])
+                if end - begin > LARGEST_PAYLOAD or data[end : end + 2] not in (b"\r\n", b"\r", b""):
+                    raise ValueError(f"a message that has not the {end - begin} bytes that it speaks of")
+                if len(data) < end + 2:
+                    self._needed = end + 2 - start
+                    break
+                if topic := self._topics.get(message[1]):
+                    self.inbox.received(topic, data[begin:end])
+            else:
+                end = data.find(b"\r\n", start, start + LONGEST_LINE)
+                if end < 0:
+                    if len(data) - start >= LONGEST_LINE:
+                        raise ValueError(f"a line of more than {LONGEST_LINE} bytes")
+                    break
+                self._hear(data[start:end])
+            start = end + 2
+        return start
+
+    def _hear(self, line: bytes) -> None:
+        if line == b"PONG" and self._asked:
+            self._asked.popleft()[0].settle()
+        elif line == b"PING":
+            self._socket.write(b"PONG\r\n")
+        elif line.startswith(b"INFO "):
+            self._learn(msgspec.json.decode(line[5:], type=Info))
+        elif line.startswith(b"-ERR "):
+            self._complain(line[5:].decode(errors="replace").strip(" '"))
+        else:
+            raise ValueError(repr(line[:40]))
+
+    def _learn(self, info: Info) -> None:
+        self.max_frame_bytes = info.max_payload
+        self.announced = []
+        for host, _, port in (url.rpartition(":") for url in info.connect_urls or ()):
+            with suppress(ValueError):  # what no url can name
+                self.announced += self.settings.at(host.strip("[]"), int(port)).targets()
+        if not self._greeting.done():
+            self._greeting.set_result(info)
+        if info.ldm and self.announced:
+            self.inbox.lost(ConnectionError("the server is about to shut down (lame duck mode)"))
+
+    def _complain(self, text: str) -> None:
+        """Take an -ERR: it is about the request whose PONG is due next, or else about the whole connection."""
+        answer, refused, refusals = self._asked[0] if self._asked else (None, None, ())
+        if answer and refused and text.lower().startswith(tuple(map(str.lower, refusals))):
+            answer.settle(refused(text))
+        else:
+            self.inbox.lost(ConnectError(text, refused=bool(REJECTIONS.search(text))))
 
 
-class Refusal(Exception):
-    """What the server said instead of doing what it was asked."""
-
-
-class NatsClient(Client):
-    """The library's client, which here hands on what it reads at once, and tells which request an -ERR is about."""
-
-    received: Callable[[int, bytes], None]
-    lost: Callable[[Exception], None]
-
-    async def ask(self, command: bytes) -> None:
-        """Send a request and a PING; return at its PONG, or raise the `Refusal` that came before it."""
-        assert self._transport
-        answer = asyncio.get_running_loop().create_future()
-        self._pongs.append(answer)
-        self._transport.write(command + b"PING\r\n")
-        await self._transport.drain()  # type: ignore[no-untyped-call]
-        await answer
-
-    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
-        self.received(sid, data)
-
-    async def _process_pong(self) -> None:
-        answer = self._pongs.pop(0)
-        if not answer.done():  # given up, or refused
-            answer.set_result(None)
-
-    async def _process_err(self, err_msg: str) -> None:
-        text = err_msg.strip("'")
-        if not text.startswith(REFUSALS):
-            self.lost(Error(f"nats: {text}"))
-        elif self._pongs and not self._pongs[0].done():
-            self._pongs[0].set_exception(Refusal(text))
-
-    async def _process_op_err(self, e: Exception) -> None:
-        self.lost(e)
-
-    def _connect_command(self) -> bytes:
-        if "tls" in self.options and not self._server_info.get("tls_required"):
-            raise Error("nats: TLS is asked for, but the server does not speak it")
-        return super()._connect_command()
-
-
-def _subject(topic: str) -> str:
-    return escape(topic, longest=LONGEST_SUBJECT)
+@lru_cache(4096)
+def _subject(topic: str) -> bytes:
+    return escape(topic, longest=LONGEST_SUBJECT).encode()

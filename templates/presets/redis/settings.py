@@ -1,22 +1,60 @@
 """The settings of the Redis connector."""
 
-from typing import ClassVar
+from typing import ClassVar, Self
+from urllib.parse import unquote
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
-from .contract import ConnectorSettings
+from .contract import TlsSettings
+
+SENTINELS = ("redis+sentinel", "rediss+sentinel")
 
 
-class Settings(ConnectorSettings):
-    """Redis 6 or later, Valkey, and what speaks their protocol; its cluster mode too, through any one node."""
+class Settings(TlsSettings):
+    """Redis 6 or later, Valkey, and what speaks their protocol: one server, a set with Sentinel, or a cluster."""
 
-    schemes: ClassVar = ("redis", "rediss", "unix")
+    schemes: ClassVar = ("redis", "rediss", *SENTINELS, "unix")
     schemes_without_hosts: ClassVar = ("unix",)
-    tls_schemes: ClassVar = ("rediss",)
-    secret_options: ClassVar = ("password", "ssl_password")
+    tls_schemes: ClassVar = ("rediss", "rediss+sentinel")
 
     url: SecretStr = Field(
         default=SecretStr("redis://127.0.0.1:6379"),
-        description="redis://[user[:password]@]host[:port], rediss:// for TLS (with ?ssl_ca_certs=FILE and the "
-        "like), or unix:///path/to/socket.",
+        description="redis://[user:password@]host[:port][,host[:port]...], redis+sentinel://...host[:port].../NAME for "
+        "the sentinels of the primary NAME, or unix://[user:password@]/path; rediss:// and rediss+sentinel:// for TLS. "
+        "The ports are 6379 and, of sentinels, 26379 if not given.",
     )
+    sentinel_username: str | None = Field(default=None, description="The user at the sentinels, if they ask for one.")
+    sentinel_password: SecretStr | None = Field(
+        default=None, description="The password at the sentinels, if they ask for one."
+    )
+
+    @model_validator(mode="after")
+    def _heeds_all_of_the_url(self) -> Self:
+        scheme, path = self.address.scheme, self.address.rest
+        if "?" in path:
+            raise ValueError(
+                "url: takes no options; TLS is set by tls_ca_file and its like, and the login by username and password"
+            )
+        if scheme in SENTINELS and not self.primary_name:
+            raise ValueError(f"url: must end with the name of the primary, as in {scheme}://host:26379/NAME")
+        if scheme in ("redis", "rediss") and path not in ("", "/"):
+            raise ValueError(
+                "url: must end after the hosts; publish/subscribe is the same in all databases of a server"
+            )
+        if scheme == "unix" and self.uses_tls:
+            raise ValueError("url: a Unix socket has no TLS; leave the tls_ settings out")
+        return self
+
+    @property
+    def primary_name(self) -> str | None:
+        """The name by which the sentinels know the primary, if the url is theirs; "" if it has none."""
+        if self.address.scheme not in SENTINELS:
+            return None
+        name = self.address.rest.removeprefix("/")
+        return "" if "/" in name else unquote(name)
+
+    @property
+    def sentinel_login(self) -> tuple[str | None, str | None]:
+        """User and password at the sentinels."""
+        password = self.sentinel_password
+        return self.sentinel_username, None if password is None else password.get_secret_value()

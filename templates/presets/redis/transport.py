@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from ssl import SSLError
+from typing import Any, cast
+from urllib.parse import unquote
 
 import hiredis
-from redis.asyncio import ConnectionPool
-from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, NoPermissionError
 
 from .contract import (
     ConnectError,
@@ -15,89 +15,167 @@ from .contract import (
     PublishRefusedError,
     Receipt,
     SubscribeRefusedError,
+    Target,
     Transport,
     UnsubscribeError,
+    ssl_context,
 )
 from .settings import Settings
 
 
 class BrokerTransport(Transport[Settings]):
-    """One connection, which with RESP3 may publish, subscribe and ping at the same time.
+    """One connection, which with RESP3 may publish, subscribe and ask for the server's role at the same time."""
 
-    redis-py opens it; then it is ours, so that an answer is read where it arrives.
-    """
-
-    _connection: AbstractConnection | None = None
+    _dialogue: "Dialogue | None" = None
 
     async def connect(self) -> None:
         settings = self.settings
-        user, password = settings.login
-        pool = ConnectionPool.from_url(
-            settings.url.get_secret_value(),
-            protocol=3,
-            socket_connect_timeout=settings.connect_timeout,
-            driver_info=None,
-            **{name: value for name, value in (("username", user), ("password", password)) if value},
-        )
-        self._connection = pool.make_connection()  # type: ignore[no-untyped-call]
-        try:
-            await self._connection.connect()
-        except (AuthenticationError, NoPermissionError) as refusal:
-            raise ConnectError(str(refusal), refused=True) from refusal
-        assert self._connection._writer
-        socket = self._connection._writer.transport
-        self._dialogue = Dialogue(self.inbox, socket)
-        socket.set_protocol(self._dialogue)
+        if settings.primary_name is not None:
+            host, port = await self._ask_sentinel(settings.primary_name)
+            self._where = str(Target(host, port))
+            self._dialogue = await self._open(host, port, tls_name=host)
+        else:
+            self._where = settings.where
+            self._dialogue = await (self._open(*_place(settings, 6379)) if settings.targets() else self._open_socket())
+        await self._check_role(*settings.login)
 
     def publish(self, topic: str, payload: bytes) -> Receipt:
+        assert self._dialogue
         return self._dialogue.ask(PublishRefusedError, "PUBLISH", topic, payload)
 
     async def subscribe(self, topic: str) -> None:
-        await self._dialogue.ask(SubscribeRefusedError, "SUBSCRIBE", topic)
+        await self._agree(SubscribeRefusedError, "SUBSCRIBE", topic)
 
     async def unsubscribe(self, topic: str) -> None:
-        await self._dialogue.ask(UnsubscribeError, "UNSUBSCRIBE", topic)
+        await self._agree(UnsubscribeError, "UNSUBSCRIBE", topic)
 
     async def ping(self) -> None:
-        with suppress(PingRefused):  # a user without the right to PING is told so, and that is a sign of life
-            await self._dialogue.ask(PingRefused, "PING")
+        await self._check_role()
 
     async def close(self) -> None:
-        if self._connection:
-            if self._connection._writer:
-                self._connection._writer.transport.abort()  # unsent bytes would keep the socket open
-            await self._connection.disconnect(nowait=True)
+        if self._dialogue:
+            self._dialogue.close()
+
+    async def _open(self, host: str, port: int, tls_name: str | None = None) -> "Dialogue":
+        """Connect to a server or a sentinel; its certificate is for `tls_name`, or else for the host in the url."""
+        tls = await asyncio.to_thread(ssl_context, self.settings, tls_name) if self.settings.uses_tls else None
+        loop = asyncio.get_running_loop()
+        _, dialogue = await loop.create_connection(lambda: Dialogue(self.inbox), host, port, ssl=tls)
+        return dialogue
+
+    async def _open_socket(self) -> "Dialogue":
+        path = unquote(self.settings.address.rest)
+        _, dialogue = await asyncio.get_running_loop().create_unix_connection(lambda: Dialogue(self.inbox), path)
+        return dialogue
+
+    async def _ask_sentinel(self, name: str) -> tuple[str, int]:
+        """Return host and port of the primary, according to the sentinel in the url."""
+        where = self.settings.where
+        sentinel = await self._open(*_place(self.settings, 26379))
+        try:
+            if (await sentinel.greet(*self.settings.sentinel_login)).get(b"mode") != b"sentinel":
+                raise ConnectError(f"{where} is a server, not a sentinel: its url is redis://host:port")
+            answer = sentinel.ask(_no_entry, "SENTINEL", "get-master-addr-by-name", name)
+            await answer
+        finally:
+            sentinel.close()
+        if answer.said is None:
+            raise ConnectError(f"the sentinel {where} knows no primary of the name {name!r}")
+        host, port = answer.said
+        return host.decode(), int(port)
+
+    async def _check_role(self, user: str | None = None, password: str | None = None) -> None:
+        """Raise `ConnectError` unless what is published at the server reaches all; a cluster's replicas pass it on."""
+        assert self._dialogue
+        hello = await self._dialogue.greet(user, password)
+        if hello.get(b"mode") == b"sentinel":
+            raise ConnectError(f"{self._where} is a sentinel, not a server: its url is redis+sentinel://host:port/NAME")
+        if hello.get(b"mode") != b"cluster" and hello.get(b"role") in (b"replica", b"slave"):
+            raise ConnectError(f"{self._where} is a replica: what is published there reaches no clients of its primary")
+
+    async def _agree(self, refused: type[Exception], command: str, topic: str) -> None:
+        assert self._dialogue
+        await self._dialogue.ask(refused, command, topic, pushed=[command.lower().encode(), topic.encode()])
 
 
-class PingRefused(Exception):
-    """The user has no right to PING."""
+def _place(settings: Settings, default_port: int) -> tuple[str, int]:
+    host, port = settings.targets()[0]
+    return host, port or default_port
+
+
+def _no_entry(text: str) -> ConnectError:
+    """Return the error for a login to which the server has said `text`."""
+    return ConnectError(text, refused=text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")))
+
+
+class Answer(Receipt):
+    """What the server says to one command."""
+
+    said: Any = None
 
 
 class Dialogue(asyncio.Protocol):
     """The server's answers, in the order of the questions; what it pushes stands between them."""
 
-    def __init__(self, inbox: Inbox, socket: asyncio.WriteTransport) -> None:
-        self._inbox = inbox
-        self._socket = socket
+    def __init__(self, inbox: Inbox) -> None:
+        self._received = inbox.received
+        self._lost: Callable[[Exception], object] = inbox.lost
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
-        self._asked: deque[tuple[Receipt, type[Exception]]] = deque()
+        self._asked: deque[tuple[Answer, Callable[[str], Exception], list[bytes] | None]] = deque()
+        self._is_let_in = False
 
-    def ask(self, refused: type[Exception], *command: str | bytes) -> Receipt:
-        """Send a command; return its answer, which is an error of the class `refused` if the server says no."""
+    def connection_made(self, socket: asyncio.BaseTransport) -> None:
+        self._socket = cast(asyncio.Transport, socket)
+
+    def ask(
+        self, refused: Callable[[str], Exception], *command: str | bytes, pushed: list[bytes] | None = None
+    ) -> Answer:
+        """Send a command; return its answer, which is the error that `refused` makes of a text if the server says no.
+
+        Instead of answering, the server confirms some commands by a push that begins with `pushed`.
+        """
         self._socket.write(hiredis.pack_command(command))  # type: ignore[arg-type]
-        answer = Receipt(loop=self._loop)
-        self._asked.append((answer, refused))
+        answer = Answer(loop=self._loop)
+        self._asked.append((answer, refused, pushed))
         return answer
+
+    async def greet(self, user: str | None = None, password: str | None = None) -> dict[bytes, Any]:
+        """Log in, if there is anything to log in with, and return what the server says of itself."""
+        login = ("AUTH", user or "default", password or "") if user or password else ()
+        answer = self.ask(_no_entry, "HELLO", "3", *login)
+        await answer
+        self._is_let_in = True
+        said: dict[bytes, Any] = answer.said
+        return said
+
+    def close(self) -> None:
+        """End the connection; its loss is not told any more."""
+        self._lost = lambda error: None
+        self._socket.abort()  # unsent bytes would keep the socket open
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
-        while (said := self._reader.gets()) is not False:
-            if isinstance(said, hiredis.PushNotification) and said[0] == b"message":
-                self._inbox.received(said[1].decode(), said[2])
-                continue
-            answer, refused = self._asked.popleft()
-            answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
+        try:
+            while (said := self._reader.gets()) is not False:
+                if isinstance(said, hiredis.PushNotification):
+                    if said and said[0] == b"message":
+                        self._received(said[1].decode(), said[2])
+                        continue
+                    if not self._asked or self._asked[0][2] != said[:2]:
+                        continue
+                elif not self._asked:
+                    raise hiredis.ProtocolError(f"the server said without being asked: {said}")
+                answer, refused, _ = self._asked.popleft()
+                answer.said = said
+                answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
+        except hiredis.ProtocolError as error:
+            self._lost(error)
+            self._socket.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._inbox.lost(error or ConnectionResetError("the server closed the connection"))
+        error = error or ConnectionResetError("the server closed the connection")
+        if self._socket.get_extra_info("sslcontext") and not self._is_let_in and not isinstance(error, SSLError):
+            text = f"{error}, after the handshake of TLS: it may ask for a certificate, which tls_cert_file gives"
+            error = ConnectionResetError(text)
+        self._lost(error)

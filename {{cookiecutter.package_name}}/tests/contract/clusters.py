@@ -4,11 +4,11 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import pytest
 
@@ -18,6 +18,8 @@ HEADS = ("cluster", "fault", "ready", "could serve", "owed", "delivered", "lost"
 """What a row of the table has; both times are seconds after the fault."""
 
 ESTABLISHED = "01"
+
+AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Cluster(ABC):
@@ -34,10 +36,10 @@ class Cluster(ABC):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.servers: list[Server] = []
+        self.servers: Sequence[Server] = []
         """Those to which nodes connect."""
 
-    def new(self, kind: type[Server], name: str, **attributes: Any) -> Server:
+    def new(self, kind: type[AnyServer], name: str, **attributes: Any) -> AnyServer:
         """Return a server for the cluster, with a folder of its own and attributes that differ from its class's."""
         folder = self.folder / name
         folder.mkdir()

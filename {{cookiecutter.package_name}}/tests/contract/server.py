@@ -106,6 +106,9 @@ class Server(ABC):
     changes_passwords: ClassVar[bool] = False
     """Whether the server can ask for a password that changes: then it heeds `login` and has `set_password`."""
 
+    settings_of_login: ClassVar[dict[str, Any]] = {}
+    """The settings with which a node logs in there, besides user and password."""
+
     login: tuple[str, str] | None = None
     """The user and the password without which it lets nobody in; `url` has no login then."""
 
