@@ -282,10 +282,12 @@ class Pair(Cluster):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        ports = free_port(), free_port()
-        for role, here, there in ("primary", *ports), ("backup", *reversed(ports)):
-            half = self.new(Half, str(role), shared=folder, role=role, other=there, ports={"url": here})
-            self.servers.append(half)
+        one, two = free_port(), free_port()
+        places = ("primary", one, two), ("backup", two, one)
+        self.servers = [
+            self.new(Half, role, shared=folder, role=role, ports={"url": here}, other=there)
+            for role, here, there in places
+        ]
 
     @property
     def url(self) -> str:
