@@ -1,14 +1,10 @@
-"""The server for the tests: RabbitMQ, which the machine has, with files, ports and users of its own."""
+"""The servers for the tests: RabbitMQ, which the machine has; one, or three that are a cluster."""
 
-import asyncio
-import json
-import os
-import shlex
-import shutil
-from glob import glob
+from collections.abc import Mapping
 from pathlib import Path
 
-from .contract.server import Server, find_program, free_port
+from .contract.clusters import Cluster
+from .contract.rabbitmq import PortMapper, RabbitMQ
 
 OWN = r"^deepstream(\..*)?$"
 DEFINITIONS = {
@@ -30,67 +26,53 @@ LARGEST = 2_000_000
 """What the server takes, in bytes."""
 
 
-class Broker(Server):
-    """A RabbitMQ server, and the daemon that Erlang needs beside it."""
+class Broker(RabbitMQ):
+    """A RabbitMQ server that also knows nodes by the common names of their certificates."""
 
-    workers = 2
+    plugins = ("rabbitmq_auth_mechanism_ssl",)
+    definitions = DEFINITIONS
+    options: Mapping[str, object] = {
+        "max_message_size": LARGEST,
+        "auth_mechanisms.1": "PLAIN",
+        "auth_mechanisms.2": "EXTERNAL",
+        "ssl_cert_login_from": "common_name",
+    }
+
+
+class ThreeServers(Cluster):
+    """Three RabbitMQ servers that are a cluster, in which the exchange is everyone's and a queue is one server's."""
+
+    title = "RabbitMQ, three servers"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._distribution_port = free_port()
-        self._daemon_port = free_port()
-
-    def start(self) -> None:
-        (self.folder / "definitions.json").write_text(json.dumps(DEFINITIONS))
-        (self.folder / "enabled_plugins").write_text("[].")
-        options = {
-            "listeners.tcp.1": f"127.0.0.1:{self.port}",
-            "load_definitions": self.folder / "definitions.json",
-            "max_message_size": LARGEST,
-            "vm_memory_high_watermark.absolute": "2GB",
-            "disk_free_limit.absolute": "1MB",
+        self._mapper = PortMapper(folder / "mapper")
+        servers = [
+            self.new(Broker, str(number), shared_mapper=self._mapper, seconds_to_notice=4) for number in range(3)
+        ]
+        self.servers = [*servers]
+        options: dict[str, object] = {
+            **Broker.options,
+            "cluster_partition_handling": "pause_minority",
+            "cluster_formation.peer_discovery_backend": "classic_config",
         }
-        (self.folder / "rabbitmq.conf").write_text("\n".join(f"{name} = {value}" for name, value in options.items()))
-        super().start()
-
-    def program(self, name: str) -> str:
-        """Return the path of one of RabbitMQ's programs, past Debian's wrappers, which change the user."""
-        for folder in sorted(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin"), reverse=True):
-            return f"{folder}/{name}"
-        return find_program(name, "apt-get install rabbitmq-server, or set the url of one that runs")
-
-    def version(self) -> str:
-        return Path(self.program("rabbitmq-server")).resolve().parts[-3].replace("rabbitmq_server-", "RabbitMQ ")
-
-    def command(self) -> list[str]:
-        server = self.program("rabbitmq-server")
-        daemon = [find_program("epmd", "apt-get install erlang-base"), "-address", "127.0.0.1"]
-        if dies_with_parent := shutil.which("setpriv"):
-            daemon = [dies_with_parent, "--pdeathsig=KILL", "--", *daemon]
-        return ["sh", "-c", f"{shlex.join(daemon)} & exec {shlex.quote(server)}"]
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "HOME": str(self.folder),
-            "ERL_EPMD_PORT": str(self._daemon_port),
-            "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
-            "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
-            "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
-        }
-
-    async def control(self, *words: str) -> None:
-        """Run `rabbitmqctl`."""
-        command = [self.program("rabbitmqctl"), *words]
-        environment = {**os.environ, **self.environment()}
-        process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.DEVNULL)
-        if await process.wait():
-            raise RuntimeError(f"rabbitmqctl failed: {words}")
+        for number, server in enumerate(servers, 1):
+            options[f"cluster_formation.classic_config.nodes.{number}"] = server.name
+            server.options = options
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self.port}"
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        return f"amqp://guest:guest@{hosts}"
+
+    def start(self) -> None:
+        """Start one after another, so that each joins the first, and wait until all are ready."""
+        for server in self.servers:
+            server.start()
+
+    def stop(self) -> None:
+        super().stop()
+        self._mapper.stop()
+
+
+Broker.clusters = (ThreeServers,)

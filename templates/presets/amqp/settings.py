@@ -1,17 +1,14 @@
 """The settings of the AMQP connector."""
 
-import math
-from pathlib import Path
-from typing import ClassVar
-from urllib.parse import quote
+from typing import ClassVar, Literal, Self
+from urllib.parse import parse_qsl
 
-from pydantic import Field, SecretStr
-from yarl import URL
+from pydantic import Field, SecretStr, model_validator
 
-from .contract import ConnectorSettings
+from .contract import TlsSettings
 
 
-class Settings(ConnectorSettings):
+class Settings(TlsSettings):
     """RabbitMQ 3.8 or later, and other brokers of AMQP 0-9-1 with publisher confirms (LavinMQ)."""
 
     schemes: ClassVar = ("amqp", "amqps")
@@ -19,18 +16,20 @@ class Settings(ConnectorSettings):
 
     url: SecretStr = Field(
         default=SecretStr("amqp://127.0.0.1:5672"),
-        description="amqp://[user[:password]@]host[:port][/virtual-host], amqps:// for TLS.",
+        description="amqp://[user[:password]@]host[:port][,host[:port]...][/virtual-host], or amqps:// for TLS; the ports "
+        "are 5672 and 5671 if not given.",
     )
-    virtual_host: str | None = Field(default=None, description="The virtual host, if the url does not name it.")
+    virtual_host: str | None = Field(default=None, description="The virtual host; it goes before the one in the url.")
+    sasl_mechanism: Literal["PLAIN", "EXTERNAL"] = Field(
+        default="PLAIN",
+        description="How the node says who it is: with user and password, or with its certificate (tls_cert_file).",
+    )
     exchange: str = Field(
         default="deepstream",
         min_length=1,
         max_length=200,
         description="The topic exchange that all nodes share, made when it is missing; queues are called after it.",
     )
-    ca_file: Path | None = Field(default=None, description="Who is trusted with TLS, in PEM; else as the system says.")
-    cert_file: Path | None = Field(default=None, description="The client's certificate for TLS, in PEM.")
-    key_file: Path | None = Field(default=None, description="The key of the client's certificate, in PEM.")
     max_frame_bytes: int = Field(
         default=16 * 1024 * 1024, gt=1024, description="The broker's max_message_size: nothing larger is sent to it."
     )
@@ -38,13 +37,16 @@ class Settings(ConnectorSettings):
         default=128 * 1024 * 1024, gt=0, description="What the broker keeps for a slow node before it drops the oldest."
     )
 
-    def client_url(self) -> URL:
-        """Return the settings in the words of aiormq."""
-        url = URL(self.url.get_secret_value())
-        user, password = self.login
-        path = url.raw_path if self.virtual_host is None else f"/{quote(self.virtual_host, safe='')}"
-        files = {"cafile": self.ca_file, "certfile": self.cert_file, "keyfile": self.key_file}
-        options = {name: str(file) for name, file in files.items() if file}
-        options["heartbeat"] = str(max(2, math.ceil(self.heartbeat / 2)))
-        url = url.with_path(path, encoded=True).with_query(url.query).update_query(options)
-        return url.with_user(user or "guest").with_password(password or "guest")
+    @model_validator(mode="after")
+    def _has_no_options_in_its_url(self) -> Self:
+        _, has_options, options = self.address.rest.partition("?")
+        if has_options:
+            names = ", ".join(name for name, _ in parse_qsl(options, keep_blank_values=True))
+            raise ValueError(f"url must have no options, and has {names or '?'}: TLS, login and heartbeat are settings")
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_certificate_that_it_shows(self) -> Self:
+        if self.sasl_mechanism == "EXTERNAL" and not self.tls_cert_file:
+            raise ValueError("sasl_mechanism = EXTERNAL needs the node's certificate: tls_cert_file")
+        return self

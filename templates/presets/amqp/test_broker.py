@@ -1,17 +1,15 @@
 """What is special about AMQP: rights, large messages, queues that are left, and a broker that is short of memory."""
 
 import asyncio
-import ssl
-import subprocess
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import aiormq
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from .broker import LARGEST, Broker
-from .contract.public import Log, MakeNode, Node, Proxy, SpiedNode, Wire, patience
+from .contract.public import Authority, Log, MakeNode, Node, Proxy, Serve, SpiedNode, Wire, patience
 from .subject import Settings, contract
 
 LIMITED = {"username": "limited", "password": "s3cr3t"}
@@ -133,7 +131,7 @@ async def test_a_broker_that_is_short_of_memory_is_not_gone(own: Broker, node: M
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     await publisher.publish(topic, "before")
-    await own.control("eval", "rabbit_alarm:set_alarm( { {resource_limit, memory, node()}, [] } ).")
+    await asyncio.to_thread(own.control, "eval", "rabbit_alarm:set_alarm( { {resource_limit, memory, node()}, [] } ).")
     try:
         with pytest.raises(contract.PublishUnconfirmedError, match="publish_timeout"):
             await publisher.publish(topic, "in between")
@@ -141,7 +139,7 @@ async def test_a_broker_that_is_short_of_memory_is_not_gone(own: Broker, node: M
             await asyncio.sleep(publisher.settings.heartbeat)
             await subscriber.subscribe(topic, Log())
     finally:
-        await own.control("eval", "rabbit_alarm:clear_alarm( {resource_limit, memory, node()} ).")
+        await asyncio.to_thread(own.control, "eval", "rabbit_alarm:clear_alarm( {resource_limit, memory, node()} ).")
     await publisher.publish(topic, "after")
     await mailbox.until(lambda items: items[-1] == "after")
     assert [len(each.readies.items) for each in (publisher, subscriber)] == [1, 1]
@@ -187,24 +185,35 @@ async def test_the_silence_of_one_connection_is_noticed_by_its_ping(
         ways[index].set()
 
 
+@pytest.mark.real
 @pytest.mark.production("tls")
-@pytest.mark.clause("L1", "L3")
-async def test_tls_with_a_certificate_of_the_client(
-    node: MakeNode, given: Settings, topic: str, tmp_path: Path
+@pytest.mark.clause("L3")
+async def test_a_node_may_log_in_with_its_certificate(
+    serve: Serve, authority: Authority, node: MakeNode, topic: str
 ) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    words = ["-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", *words, "-out", str(cert), "-keyout", str(key)]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
-    context.load_cert_chain(cert, key)
-    context.verify_mode = ssl.CERT_REQUIRED
-    async with await asyncio.start_server(way_to(given, []), "127.0.0.1", 0, ssl=context) as server:
-        url = f"amqps://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        one: Node = await node(url=url, ca_file=cert, cert_file=cert, key_file=key)
-        await one.publish(topic, "by TLS")
-        await one.close()
-        with pytest.raises(contract.ConnectError, match=r"(?i)certificate"):
-            await (await node(connect=False, url=url, cert_file=cert, key_file=key)).connect()
-        with pytest.raises(contract.ConnectError):
-            await (await node(connect=False, url=url, ca_file=cert)).connect()
+    server = serve(certificate=authority.issue("127.0.0.1"), login=("node", "s3cr3t"))
+    place = {"url": server.url, "tls_ca_file": authority.file, "sasl_mechanism": "EXTERNAL"}
+    known, stranger = authority.issue("node"), authority.issue("stranger")
+    one, other = [await node(**place, tls_cert_file=known.cert, tls_key_file=known.key) for _ in range(2)]
+    mailbox = Log()
+    await one.subscribe(topic, mailbox)
+    await other.publish(topic, "from a node with a certificate")
+    await mailbox.count(1)
+    refused: Node = await node(connect=False, **place, tls_cert_file=stranger.cert, tls_key_file=stranger.key)
+    with pytest.raises(contract.ConnectError, match="ACCESS_REFUSED") as raised:
+        await refused.connect()
+    assert raised.value.refused
+
+
+@pytest.mark.clause("L1")
+def test_a_login_with_a_certificate_needs_one() -> None:
+    with pytest.raises(ValidationError, match="tls_cert_file"):
+        Settings(sasl_mechanism="EXTERNAL")
+
+
+@pytest.mark.clause("L1", "L9")
+@pytest.mark.parametrize("option", ["cafile", "certfile", "no_verify_ssl", "auth", "heartbeat", "foo"])
+def test_options_in_the_url_are_refused_by_name(option: str) -> None:
+    with pytest.raises(ValidationError, match=f"no options, and has {option}") as raised:
+        Settings(url=SecretStr(f"amqp://127.0.0.1/host?{option}=s3cr3t"))
+    assert "s3cr3t" not in str(raised.value)

@@ -1,18 +1,30 @@
 """How messages travel through AMQP 0-9-1: a topic exchange, and one queue a node."""
 
 import asyncio
+import math
+import ssl
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from yarl import URL
 
-from .contract import ConnectError, MessageTooLargeError, PublishRefusedError, SubscribeRefusedError, Transport, escape
+from .contract import (
+    ConnectError,
+    MessageTooLargeError,
+    PublishRefusedError,
+    SubscribeRefusedError,
+    Target,
+    Transport,
+    escape,
+    ssl_context,
+)
 from .settings import Settings
 
 LONGEST_KEY = 255
 REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
+AFTER_TLS = ", after the TLS handshake: if the broker asks for a certificate, it does not take tls_cert_file"
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
 
 
@@ -31,6 +43,8 @@ class BrokerTransport(Transport[Settings]):
             raise ConnectError(str(refusal), refused=True) from refusal
         except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
             raise ConnectError(f"no right to virtual host {self._sending.vhost!r}, or no such", refused=True) from error
+        except aiormq.AMQPConnectionError as error:
+            raise ConnectError(f"{error}{AFTER_TLS if self.settings.uses_tls else ''}") from error
 
     async def _open(self) -> None:
         settings = self.settings
@@ -40,7 +54,8 @@ class BrokerTransport(Transport[Settings]):
         self._slots = asyncio.Semaphore(AT_A_TIME)
         self._binding: AbstractChannel | None = None
         self._turn = asyncio.Lock()
-        self._sending, self._receiving = self._connections = tuple(Connection(settings.client_url()) for _ in range(2))
+        tls = await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else None
+        self._sending, self._receiving = self._connections = tuple(Connection(_url(settings), tls) for _ in range(2))
         for connection in self._connections:
             await connection.connect()
             connection.closing.add_done_callback(self._lost)
@@ -124,18 +139,27 @@ class BrokerTransport(Transport[Settings]):
         self.inbox.lost(error if isinstance(error, Exception) else ConnectionResetError("the connection was closed"))
 
 
+def _url(settings: Settings) -> str:
+    """Return the settings in the words of aiormq, with nothing that anybody could read differently."""
+    host, port = settings.targets()[0]
+    place = Target(host, port or (5671 if settings.uses_tls else 5672))
+    login = ":".join(quote(part or "guest", safe="") for part in settings.login)
+    path = settings.address.rest if settings.virtual_host is None else f"/{quote(settings.virtual_host, safe='')}"
+    heartbeat = max(2, math.ceil(settings.heartbeat / 2))
+    return f"amqp://{login}@{place}{path or '/'}?heartbeat={heartbeat}&auth={settings.sasl_mechanism}"
+
+
 class Connection(aiormq.Connection, aiormq.TransportFactory):
     """One that notices silence within about two heartbeats of the broker, and whose socket can be closed at once."""
 
     HEARTBEAT_GRACE_MULTIPLIER = 1
     _socket: asyncio.StreamWriter | None = None
 
-    def __init__(self, url: URL) -> None:
-        super().__init__(url, transport_factory=self)
+    def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
+        super().__init__(url, context=tls, transport_factory=self)
 
-    async def create(self, url: URL, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        tls = await options["ssl_context_provider"].get_context() if url.scheme == "amqps" else None
-        reader, self._socket = await asyncio.open_connection(url.host, url.port, ssl=tls)
+    async def create(self, url: Any, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self._socket = await asyncio.open_connection(url.host, url.port, ssl=self.ssl_context)
         return reader, self._socket
 
     async def is_blocked(self) -> bool:

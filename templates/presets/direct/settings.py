@@ -1,19 +1,20 @@
 """The settings of the connector without a broker."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
-import zenoh
 from pydantic import Field, FilePath, SecretStr
 
-from .contract import ConnectorSettings
+from .contract import TlsSettings
 
 PORT = 7447
 HOSTS = r"^[^\s/,@#?]+:[1-9]\d{0,4}(,[^\s/,@#?]+:[1-9]\d{0,4})*$"
 
 
-class Settings(ConnectorSettings):
+class Settings(TlsSettings):
     """Zenoh 1.10 or later: peers that find each other, or a node that is reached through one of them or a router."""
 
     schemes: ClassVar = ("zenoh", "zenohs")
@@ -41,21 +42,19 @@ class Settings(ConnectorSettings):
     users_file: FilePath | None = Field(
         default=None, description="A file with a line user:password for each user whom a node that listens lets in."
     )
-    tls_ca_file: FilePath | None = Field(
-        default=None, description="The certificates (PEM) that vouch for the other nodes; otherwise the system's."
-    )
-    tls_cert_file: FilePath | None = Field(
-        default=None, description="This node's certificate (PEM); then each side asks the other for one."
-    )
-    tls_key_file: FilePath | None = Field(default=None, description="The key (PEM) of this node's certificate.")
 
     @property
     def patience(self) -> float:
         """Seconds that the other nodes have to answer."""
         return self.heartbeat / 3
 
-    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> zenoh.Config:
-        """Return the settings in the words of Zenoh, with endpoints where others are known; or to visit `only` one."""
+    @property
+    def port(self) -> str:
+        """The port at which others reach this node; "" if they do not."""
+        return (self.listen or "").partition(",")[0].rpartition(":")[2]
+
+    def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> str:
+        """Return Zenoh's own settings, in JSON, with endpoints where others are known; or to visit `only` one."""
         user, password = self.login
         kind = "tls" if self.uses_tls else "tcp"
         is_peer = self.listen is not None and only is None
@@ -87,19 +86,26 @@ class Settings(ConnectorSettings):
             "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * self.patience),
             "transport/auth/usrpwd/user": user or None,
             "transport/auth/usrpwd/password": password or None,
-            "transport/auth/usrpwd/dictionary_file": _path(self.users_file),
-            "transport/link/tls/root_ca_certificate": _path(self.tls_ca_file),
+            "transport/auth/usrpwd/dictionary_file": str(self.users_file) if self.users_file else None,
             "transport/link/tls/enable_mtls": self.tls_cert_file is not None,
+            "transport/link/tls/verify_name_on_connect": self.tls_verify_hostname,
         }
+        cert, key = self.tls_cert_file, self.tls_key_file or self.tls_cert_file
+        files: dict[str, Path | SecretStr | str | None] = {"root_ca_certificate": self.tls_ca_file}
         for side in ("listen", "connect"):
-            options[f"transport/link/tls/{side}_certificate"] = _path(self.tls_cert_file)
-            options[f"transport/link/tls/{side}_private_key"] = _path(self.tls_key_file)
-        config = zenoh.Config()
-        for key, value in options.items():
+            files |= {f"{side}_certificate": cert, f"{side}_private_key": key}
+        for name, value in files.items():
+            if isinstance(value, Path):
+                options[f"transport/link/tls/{name}"] = str(value)
+            elif value is not None:
+                text = value if isinstance(value, str) else value.get_secret_value()
+                options[f"transport/link/tls/{name}_base64"] = b64encode(text.encode()).decode()
+        nested: dict[str, Any] = {}
+        for path, value in options.items():
+            *groups, name = path.split("/")
+            group = nested
+            for each in groups:
+                group = group.setdefault(each, {})
             if value is not None:
-                config.insert_json5(key, json.dumps(value))
-        return config
-
-
-def _path(file: FilePath | None) -> str | None:
-    return str(file) if file else None
+                group[name] = value
+        return json.dumps(nested)

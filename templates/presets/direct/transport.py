@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -11,17 +13,13 @@ from typing import Any
 import zenoh
 from zenoh.handlers import Callback
 
-from .contract import Bridge, Inbox, Transport, escape
-from .settings import Settings
+from .contract import Bridge, Inbox, Target, Transport, escape, ssl_context
+from .settings import PORT, Settings
 
 REMOTE = zenoh.Locality.REMOTE
-BLOCK = zenoh.CongestionControl.BLOCK
-TO_ALL: dict[str, Any] = {
-    "target": zenoh.QueryTarget.ALL,
-    "consolidation": zenoh.ConsolidationMode.NONE,
-    "congestion_control": BLOCK,
-    "allowed_destination": REMOTE,
-}
+TO_OTHERS: dict[str, Any] = {"congestion_control": zenoh.CongestionControl.BLOCK, "allowed_destination": REMOTE}
+TO_ALL = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE, **TO_OTHERS}
+UNTOLD = "Zenoh does not say whether nobody is there, or the login or a certificate is not accepted."
 REMEMBERED = 8  # endpoints of others, for when those of the url are gone
 
 
@@ -33,7 +31,7 @@ class BrokerTransport(Transport[Settings]):
     """
 
     takes_all_hosts = True
-    _session: zenoh.Session | None = None
+    _session: Any = None
 
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
@@ -50,21 +48,19 @@ class BrokerTransport(Transport[Settings]):
     async def connect(self) -> None:
         self._bridge = Bridge()
         if await self._call(self._open):
-            await self._reach()
+            await self.ping()
         elif not self._may_be_alone:
             raise ConnectionRefusedError("no other node is there, and may_be_alone is not set")
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        assert self._session
-        await self._call(self._session.put, _key(topic), payload, congestion_control=BLOCK, allowed_destination=REMOTE)
+        await self._call(self._session.put, f"topic/{escape(topic)}", payload, **TO_OTHERS)
         await self._ask(all_nodes=self._is_peer)
 
     async def subscribe(self, topic: str) -> None:
-        assert self._session
         if topic not in self._topics:
+            declare = partial(self._session.declare_subscriber, allowed_origin=REMOTE)
             take = Callback(partial(self._bridge.call, self._take, topic), indirect=False)
-            options = {"allowed_origin": REMOTE}
-            self._topics[topic] = await self._call(self._session.declare_subscriber, _key(topic), take, **options)
+            self._topics[topic] = await self._call(declare, f"topic/{escape(topic)}", take)
         if not self._is_peer:  # the node that we are behind does not say that a question to all had no answer in time
             await self._ask(all_nodes=False)
         await self._ask(all_nodes=True)
@@ -74,14 +70,17 @@ class BrokerTransport(Transport[Settings]):
             await self._call(subscriber.undeclare)
 
     async def ping(self) -> None:
-        await self._reach()
+        while True:
+            with suppress(TimeoutError):
+                return await self._ask(all_nodes=self._is_peer)
 
     async def close(self) -> None:
         for task in self._mending:
             task.cancel()
+        loop = asyncio.get_running_loop()
         try:
             # A session that is still being opened is closed after that, whoever waits for it.
-            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._close))
+            await asyncio.shield(loop.run_in_executor(self._thread, lambda: self._session and self._session.close()))
             self._thread.shutdown()
         finally:
             self._thread.shutdown(wait=False)
@@ -89,35 +88,40 @@ class BrokerTransport(Transport[Settings]):
     def _open(self) -> bool:
         # To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: others must have some left.
         os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
-        self._session = session = zenoh.open(self.settings.for_zenoh(self.inbox.memory.get("endpoints", ())))
+        if self.settings.uses_tls:
+            ssl_context(self.settings)  # tells of bad files, which Zenoh does not
+        config = self.settings.for_zenoh([*self._addresses(), *self.inbox.memory.get("endpoints", ())])
+        try:
+            self._session = session = zenoh.open(zenoh.Config.from_json5(config))
+        except zenoh.ZError as error:
+            told = re.sub(r" +at \S+\.rs:\d+\.?", "", str(error))
+            raise ConnectionError(f"{told} {UNTOLD}" if "Unable to connect" in told else told) from error
         self._zid = str(session.info.zid())
-        port = (self.settings.listen or "").partition(",")[0].rpartition(":")[2]
-        answer = Callback(partial(_answer, key := f"node/{self._zid}", port), indirect=False)
+        answer = Callback(partial(_answer, key := f"node/{self._zid}", self.settings.port), indirect=False)
         session.declare_queryable(key, answer, allowed_origin=REMOTE)
         note = Callback(partial(self._bridge.call, self._note), indirect=False)
         session.info.declare_link_events_listener(note, history=True)
         return bool(session.info.links())
 
-    def _close(self) -> None:
-        if self._session:
-            self._session.close()  # type: ignore[no-untyped-call]
+    def _addresses(self) -> list[str]:
+        """Return an endpoint for each address of a host name that has several: Zenoh would wait for the first alone."""
+        found: list[str] = []
+        for target in () if self.settings.uses_tls else self.settings.targets():  # certificates are for names
+            with suppress(OSError, UnicodeError):  # Zenoh says what is wrong with a name
+                looked_up = socket.getaddrinfo(target.host, port := target.port or PORT, type=socket.SOCK_STREAM)
+                addresses = {f"tcp/{Target(str(address[0]), port)}" for *_, address in looked_up}
+                found += addresses if len(addresses) > 1 else ()
+        return found
 
     async def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        call = partial(function, *arguments, **options)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
-
-    async def _reach(self) -> None:
-        while True:
-            with suppress(TimeoutError):
-                return await self._ask(all_nodes=self._is_peer)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *arguments, **options))
 
     async def _ask(self, all_nodes: bool) -> None:
         """Return when all other nodes have answered, or those that do in time; if not all, the one that we are behind.
 
         Raises `TimeoutError` if there are others and none answers.
         """
-        assert self._session
-        done, heard, silent = asyncio.get_running_loop().create_future(), set[str](), list[zenoh.Reply]()
+        done, heard, silent = asyncio.Event(), set[str](), list[zenoh.Reply]()
 
         def hear(reply: zenoh.Reply) -> None:
             if reply.ok is None:
@@ -125,16 +129,16 @@ class BrokerTransport(Transport[Settings]):
             heard.add(zid := str(reply.ok.key_expr).rpartition("/")[2])
             self._learn(zid, reply.ok.payload.to_string())
             if self._is_one_silent and self._answering <= heard:
-                _finish(done)
+                done.set()
 
         def end() -> None:
             self._answering, self._is_one_silent = heard, bool(silent and heard)
-            _finish(done)
+            done.set()
 
         handler = Callback(partial(self._bridge.call, hear), partial(self._bridge.call, end), indirect=False)
         get = partial(self._session.get, **TO_ALL) if all_nodes else self._session.liveliness().get
         await self._call(get, "node/*", handler, timeout=self.settings.patience)
-        await done
+        await done.wait()
         if silent and not heard:
             raise TimeoutError(f"no answer within {self.settings.patience:.3g} s")
         if not (heard or self._links or self._may_be_alone):
@@ -179,10 +183,10 @@ class BrokerTransport(Transport[Settings]):
             was_there = found == zid  # if it had only been frozen, it soon comes back by itself, as another
 
 
-def _who_is_at(config: zenoh.Config) -> str | None:
+def _who_is_at(config: str) -> str | None:
     """Return which node answers; the empty text if nobody is there any more, None if there is no telling."""
     try:
-        with zenoh.open(config) as session:
+        with zenoh.open(zenoh.Config.from_json5(config)) as session:
             return "".join(map(str, session.info.peers_zid()))
     except zenoh.ZError as error:
         return "" if "refused" in str(error) else None
@@ -191,12 +195,3 @@ def _who_is_at(config: zenoh.Config) -> str | None:
 def _answer(key: str, text: str, query: zenoh.Query) -> None:
     with query, suppress(zenoh.ZError):  # who asks may have gone
         query.reply(key, text)
-
-
-def _key(topic: str) -> str:
-    return f"topic/{escape(topic)}"
-
-
-def _finish(done: "asyncio.Future[None]") -> None:
-    if not done.done():
-        done.set_result(None)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from .contract.blanks import TEST_URL
+from .contract.certificates import Authority
+from .contract.clusters import Cluster
 from .contract.java import fetch, java
 from .contract.server import Server, free_port
 from .subject import contract
@@ -184,34 +186,32 @@ class Member(Broker):
         }
 
 
-class ThreeBrokers:
-    """A cluster in which each message is kept by two brokers at least; `attributes` are those of a `Server`."""
+class ThreeBrokers(Cluster):
+    """A cluster in which each message is kept by two brokers at least; nodes log in by SCRAM, over TLS."""
 
-    def __init__(self, folder: Path, **attributes: Any) -> None:
-        self.servers: list[Member] = []
-        for number in (1, 2, 3):
-            (place := folder / str(number)).mkdir()
-            server = Member(place)
-            vars(server).update(attributes, number=number, members=self.servers)
-            self.servers.append(server)
+    title = "Kafka, three brokers, SASL_SSL"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        authority, login = Authority(folder), ("node", "s3cr3t")
+        common = {"certificate": authority.issue("127.0.0.1"), "login": login}
+        members = [self.new(Member, f"server-{number}", number=number, **common) for number in (1, 2, 3)]
+        for member in members:
+            member.members = members
+        self.servers = members
+        self.settings = {
+            "username": login[0],
+            "password": login[1],
+            "tls_ca_file": authority.file,
+            **Broker.settings_of_login,
+        }
 
     @property
     def url(self) -> str:
-        """All three, for `Settings(url=...)`."""
         return f"kafka://{','.join(f'127.0.0.1:{server.port}' for server in self.servers)}"
 
-    def start(self) -> None:
-        """Start those that do not run, and wait until they are ready."""
-        starting = [server for server in self.servers if not server.is_running]
-        for server in starting:
-            server.spawn()
-        for server in starting:
-            server.wait_until_ready()
 
-    def stop(self) -> None:
-        """Kill all, and wait for their end."""
-        for server in self.servers:
-            server.stop()
+Broker.clusters = (ThreeBrokers,)
 
 
 def _places(ports: dict[str, int]) -> str:

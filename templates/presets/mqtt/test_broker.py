@@ -1,5 +1,6 @@
 """What is special about MQTT: rights by topic, and brokers that drop what slow subscribers do not fetch."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -8,10 +9,13 @@ from base64 import b64encode
 from pathlib import Path
 
 import pytest
-import trustme
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic import SecretStr, ValidationError
 
-from .contract.public import PATIENCE, Log, MakeHost, MakeNode, Node, ProxyFor, Serve, Wire, at_port, eventually
-from .subject import contract
+from .contract.public import PATIENCE, Log, MakeHost, MakeNode, Node, ProxyFor, Serve, at_port, eventually
+from .subject import Settings, contract
 
 
 @pytest.fixture
@@ -61,39 +65,6 @@ async def test_a_user_with_rights_to_one_topic_needs_no_others(serve: Serve, rig
     assert (one.is_ready, one.errors.items) == (True, [])
 
 
-@pytest.mark.clause("L3", "L9")
-async def test_a_wrong_password_is_told_without_showing_it(serve: Serve, rights: list[str], node: MakeNode) -> None:
-    connector: Node = await node(
-        connect=False, url=serve(configuration=rights).url, username="limited", password="wr0ng-s3cr3t"
-    )
-    with pytest.raises(contract.ConnectError, match=r"Not authorized|Bad user name") as raised:
-        await connector.connect()
-    assert raised.value.refused
-    assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
-
-
-@pytest.mark.production("tls")
-@pytest.mark.clause("L3")
-async def test_tls_with_certificates_on_both_sides(serve: Serve, node: MakeNode, tmp_path: Path, topic: str) -> None:
-    authority, files = trustme.CA(), {name: str(tmp_path / name) for name in ("ca", "server", "client")}
-    authority.cert_pem.write_to_path(files["ca"])
-    for name in ("server", "client"):
-        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(files[name])
-    tls = f"cafile {files['ca']}", f"certfile {files['server']}", f"keyfile {files['server']}"
-    url = serve(configuration=["allow_anonymous true", *tls, "require_certificate true"]).url.replace("mqtt:", "mqtts:")
-    settings = {"url": url, "tls_ca_file": files["ca"]}
-    one, other = [await node(**settings, tls_cert_file=files["client"]) for _ in range(2)]
-    mailbox = Log()
-    await one.subscribe(topic, mailbox)
-    for number in range(100):
-        other.publish_nowait(topic, [number, "x" * 10_000])
-    assert [number for number, _ in await mailbox.count(100)] == list(range(100))
-    for missing in ({"tls_cert_file": files["client"], "tls_ca_file": None}, {}):
-        stranger: Node = await node(connect=False, **{**settings, **missing})
-        with pytest.raises(contract.ConnectError):
-            await stranger.connect()
-
-
 @pytest.mark.clause("M2")
 async def test_the_broker_sends_nobody_his_own_messages(node: MakeNode, topic: str) -> None:
     one, other = await node(), await node()
@@ -108,7 +79,7 @@ async def test_the_broker_sends_nobody_his_own_messages(node: MakeNode, topic: s
 
 @pytest.mark.clause("S5")
 async def test_more_than_the_broker_takes_is_too_large(serve: Serve, node: MakeNode, topic: str) -> None:
-    url = serve(configuration=["allow_anonymous true", "max_packet_size 4000"]).url
+    url = serve(configuration=["max_packet_size 4000"]).url
     publisher, subscriber = await node(url=url), await node(url=url)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
@@ -123,7 +94,7 @@ async def test_more_than_the_broker_takes_is_too_large(serve: Serve, node: MakeN
 
 @pytest.mark.clause("L9")
 async def test_a_client_identifier_is_used_and_kept(serve: Serve, node: MakeNode, topic: str) -> None:
-    server = serve(configuration=["allow_anonymous true", "clientid_prefixes node-"])
+    server = serve(configuration=["clientid_prefixes node-"])
     connector: Node = await node(url=server.url, client_id="node-1", noisy=True)
     refused: Node = await node(url=server.url, connect=False)
     with pytest.raises(contract.ConnectError) as raised:
@@ -153,7 +124,7 @@ async def test_what_the_broker_drops_for_a_slow_subscriber_arrives_later(
     serve: Serve, proxy_for: ProxyFor, node: MakeNode, topic: str
 ) -> None:
     limits = ["max_queued_bytes 1000", "max_inflight_bytes 100000", "max_queued_messages 5"]
-    server = serve(configuration=["allow_anonymous true", *limits])
+    server = serve(configuration=limits)
     proxy = await proxy_for(server)
     publisher: Node = await node(url=server.url, publish_timeout=60)
     subscriber: Node = await node(url=at_port(server.url, proxy.port), noisy=True, heartbeat=PATIENCE / 4)
@@ -171,19 +142,81 @@ async def test_what_the_broker_drops_for_a_slow_subscriber_arrives_later(
 
 
 @pytest.mark.clause("L4")
-async def test_a_killed_node_leaves_nothing_behind(wire: Wire, host: MakeHost, topic: str) -> None:
-    async def has_subscriber() -> bool:
-        assert wire.transport._client
-        info = wire.transport._client.publish(topic, b"", qos=1)
-        reason = await wire.transport._answer(info.rc, info.mid)
-        return str(reason) != "No matching subscribers"
+async def test_a_killed_node_leaves_nothing_behind(given: Settings, host: MakeHost, topic: str) -> None:
+    answers = Log()
+    asking = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+    loop = asyncio.get_running_loop()
 
-    killed = await host()
-    await killed.tell("subscribe", topic)
-    assert await has_subscriber()
-    await killed.kill()
+    def answered(client: Client, data: object, number: int, reason: ReasonCode, properties: object) -> None:
+        loop.call_soon_threadsafe(answers, str(reason))
+
+    asking.on_publish = answered
+    host_name, port = given.targets()[0]
+    await asyncio.to_thread(asking.connect, host_name, port or 1883)
+    asking.loop_start()
+
+    async def has_subscriber() -> bool:
+        asking.publish(topic, b"", qos=1)
+        return bool((await answers.count(len(answers.items) + 1))[-1] != "No matching subscribers")
 
     async def has_none() -> bool:
         return not await has_subscriber()
 
-    await eventually(has_none, "the end of the session")
+    try:
+        killed = await host()
+        await killed.tell("subscribe", topic)
+        assert await has_subscriber()
+        await killed.kill()
+        await eventually(has_none, "the end of the session")
+    finally:
+        asking.disconnect()
+        await asyncio.to_thread(asking.loop_stop)
+
+
+async def taken_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Serve a client as a broker that lets it in, and tells it at once that another one has come in its place."""
+    await reader.read(1000)
+    writer.write(b"\x20\x03\0\0\0" + b"\xe0\x02\x8e\0")
+    writer.close()
+
+
+@pytest.mark.clause("R1")
+async def test_another_node_with_the_same_client_identifier_is_named(node: MakeNode) -> None:
+    async with await asyncio.start_server(taken_over, "127.0.0.1", 0) as server:
+        url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        connector: Node = await node(url=url, client_id="node-1", connect=False)
+        with pytest.raises(contract.ConnectError, match=r"Session taken over: another node .* client_id = 'node-1'"):
+            await connector.connect()
+
+
+@pytest.mark.clause("R2")
+async def test_nodes_with_one_client_identifier_take_turns_ever_more_slowly(serve: Serve, node: MakeNode) -> None:
+    settings = {"url": serve().url, "client_id": "node-1", "heartbeat": 600, "reconnect_delay_max": 600}
+    both = [await node(**settings, noisy=True) for _ in range(2)]
+    times = Log()
+    for each in both:
+        each.on("ready", lambda: times(asyncio.get_running_loop().time()))
+    first, *_, last = (await times.count(12))[:12]
+    assert last - first > 0.8  # six delays of each, of at least half of 0.02, 0.04, 0.08 and so on
+    assert "client_id = 'node-1'" in str(await both[0].error(contract.ConnectionLostError))
+
+
+@pytest.mark.clause("L3")
+async def test_a_loop_that_cannot_watch_sockets_is_told_so(node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_reader(*_: object) -> None:
+        raise NotImplementedError  # as asyncio.ProactorEventLoop does
+
+    connector: Node = await node(connect=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "add_reader", add_reader)
+        with pytest.raises(contract.ConnectError, match=r"asyncio\.SelectorEventLoop"):
+            await connector.connect()
+    await connector.connect()
+
+
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize("rest", ["/path", "?tls_ca_file=s3cr3t", "/?password=s3cr3t"])
+def test_a_url_with_more_than_hosts_is_refused(rest: str) -> None:
+    with pytest.raises(ValidationError, match="url must end with its hosts") as raised:
+        Settings(url=SecretStr(f"mqtt://127.0.0.1{rest}"))
+    assert "s3cr3t" not in str(raised.value)

@@ -1,9 +1,12 @@
 """How messages travel through MQTT 5: published and delivered with QoS 1, over one connection."""
 
 import asyncio
+import logging
 import math
 import socket
+import ssl
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -14,7 +17,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
+from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape, ssl_context
 from .settings import Settings
 
 LONGEST_NAME = 1000
@@ -26,8 +29,12 @@ LARGEST_PACKET = 268_435_455
 REJECTIONS = "Client identifier not valid", "Bad user name or password", "Not authorized", "Banned"
 """What a broker says to a node that may not enter."""
 
+NO_READER = "this needs an event loop that can watch sockets: asyncio.SelectorEventLoop, for one, rather than {}"
+
 NO_TOPIC = "no/topic"
 """The name of no topic, since `escape` leaves no slash in one."""
+
+_name = partial(escape, longest=LONGEST_NAME)
 
 
 class BrokerTransport(Transport[Settings]):
@@ -36,7 +43,7 @@ class BrokerTransport(Transport[Settings]):
     Each request has a number, by which its acknowledgement is known.
     """
 
-    _client: Client | None = None
+    _client: Client
     _opening: asyncio.Future[socket.socket] | None = None
 
     async def connect(self) -> None:
@@ -46,32 +53,36 @@ class BrokerTransport(Transport[Settings]):
         self._greeted = self._loop.create_future()
         name = self.settings.client_id or self.inbox.memory.setdefault("name", f"deepstream-{uuid4().hex}")
         self._client = client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTv5, reconnect_on_failure=False)
-        self.settings.apply_to(client)
+        self._complaints = Complaints("paho", logging.ERROR)
+        client.enable_logger(self._complaints)
+        client.max_inflight_messages = 65_535  # what the broker takes is known later, and obeyed in `publish`
         client.on_connect = self._on_connect
-        client.on_disconnect = lambda client, data, flags, reason, _: self.inbox.lost(ConnectionError(str(reason)))
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
-        client.on_publish = lambda client, data, number, reason, _: self._on_answers(client, data, number, [reason])
+        client.on_publish = self._on_publish
         client.on_subscribe = client.on_unsubscribe = self._on_answers
         # paho blocks while it connects: that is for a thread, and all that follows for the event loop.
         thread = ThreadPoolExecutor(1)
         self._opening = self._loop.run_in_executor(thread, self._open, client)
         thread.shutdown(wait=False)
         sock = await asyncio.shield(self._opening)
+        try:
+            self._loop.add_reader(sock, self._read, client)
+        except NotImplementedError as error:
+            raise ConnectError(NO_READER.format(type(self._loop).__name__)) from error
         client.on_socket_register_write = lambda *_: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(sock)  # type: ignore[assignment]
         client.on_socket_close = lambda *_: self._loop.remove_reader(sock)  # type: ignore[assignment]
-        self._loop.add_reader(sock, self._read, client)
         await self._greeted
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        assert self._client
+        await self._room.acquire()
         sent = self._client.publish(_name(topic), payload, qos=1)
         reason = await self._answer(sent.rc, sent.mid)
         if reason.is_failure:
             raise PublishRefusedError(str(reason))
 
     async def subscribe(self, topic: str) -> None:
-        assert self._client
         self._topics[_name(topic)] = topic
         options = SubscribeOptions(qos=1, noLocal=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         reason = await self._answer(*self._client.subscribe(_name(topic), options=options))
@@ -79,38 +90,46 @@ class BrokerTransport(Transport[Settings]):
             raise SubscribeRefusedError(str(reason))
 
     async def unsubscribe(self, topic: str) -> None:
-        assert self._client
         await self._answer(*self._client.unsubscribe(_name(topic)))
         del self._topics[_name(topic)]
 
     async def ping(self) -> None:
         """Ask for the end of what never began: the answer stands behind all that was sent, and needs no rights."""
-        assert self._client
         await self._answer(*self._client.unsubscribe(NO_TOPIC))
 
     async def close(self) -> None:
         if self._opening:
-            try:
-                await asyncio.wait((self._opening,))
-            finally:
-                self._opening.add_done_callback(self._hang_up)
+            self._opening.add_done_callback(self._hang_up)
+            await asyncio.wait((self._opening,))
             await asyncio.sleep(0)
 
     def _open(self, client: Client) -> socket.socket:
+        """Connect; this blocks, for `connect_timeout` at the most in each step."""
+        client.username, client.password = (part or None for part in self.settings.login)
+        client.connect_timeout = self.settings.connect_timeout
+        if self.settings.uses_tls:
+            context = ssl_context(self.settings)
+            context.sslsocket_class = TlsSocket
+            client.tls_set_context(context)
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.ReceiveMaximum = 65_535  # or a broker holds messages back, and answers overtake them
         keepalive = min(math.ceil(2 * self.settings.heartbeat), 65_535)
-        client.connect(*self.settings.host_and_port(), keepalive, clean_start=True, properties=properties)
+        host, port = self.settings.targets()[0]
+        port = port or (8883 if self.settings.uses_tls else 1883)
+        client.connect(host, port, keepalive, clean_start=True, properties=properties)
         sock = client.socket()
         assert isinstance(sock, socket.socket)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
     def _hang_up(self, _: object) -> None:
-        assert self._client
         self._client.disconnect()
         self._client.loop_write()
-        self._client._reset_sockets()  # in case not all could be written
+        if isinstance(sock := self._client.socket(), socket.socket):  # not all could be written
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+            self._client.on_socket_unregister_write = self._client.on_socket_close = None
+            sock.close()
 
     async def _answer(self, error: MQTTErrorCode, number: int | None) -> Any:
         if error or number is None:
@@ -121,6 +140,10 @@ class BrokerTransport(Transport[Settings]):
         finally:
             self._asked.pop(number, None)
 
+    def _on_publish(self, client: Client, data: Any, number: int, reason: ReasonCode, properties: Any) -> None:
+        self._room.release()
+        self._on_answers(client, data, number, [reason])
+
     def _on_answers(self, client: Client, data: Any, number: int, reasons: list[ReasonCode], *_: Any) -> None:
         answer = self._asked.get(number)
         if answer and not answer.done():
@@ -130,9 +153,19 @@ class BrokerTransport(Transport[Settings]):
         if reason.is_failure:
             self.inbox.lost(ConnectError(str(reason), refused=str(reason) in REJECTIONS))
         elif not self._greeted.done():
-            client._max_inflight_messages = getattr(properties, "ReceiveMaximum", 65_535)  # its setter is too early
+            self._room = asyncio.Semaphore(getattr(properties, "ReceiveMaximum", 65_535))
             self.max_frame_bytes = getattr(properties, "MaximumPacketSize", LARGEST_PACKET) - LONGEST_NAME - 10
             self._greeted.set_result(None)
+
+    def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:
+        text = str(reason) if flags.is_disconnect_packet_from_server else self._complaints.last
+        if (name := self.settings.client_id) and reason == "Session taken over":
+            text += f": another node has connected with client_id = {name!r}, which no two nodes may have"
+        elif name:
+            text += f"; if that goes on, see whether another node has client_id = {name!r}, too"
+        if self.settings.uses_tls and not self._greeted.done():
+            text += ", after the TLS handshake: if the broker asks for a certificate, it does not take tls_cert_file"
+        self.inbox.lost(ConnectionError(text))
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:
         if topic := self._topics.get(message.topic):
@@ -147,5 +180,21 @@ class BrokerTransport(Transport[Settings]):
             self.inbox.lost(error)
 
 
-def _name(topic: str) -> str:
-    return escape(topic, longest=LONGEST_NAME)
+class Complaints(logging.Logger):
+    """Keeps what paho writes into its log, and nowhere else, when a connection breaks."""
+
+    last = "the connection ended without a reason"
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()
+
+
+class TlsSocket(ssl.SSLSocket):
+    """Closes when the handshake fails, which paho leaves to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise

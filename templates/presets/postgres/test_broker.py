@@ -1,7 +1,7 @@
 """What is special about PostgreSQL: frames that are too large for a notification, and the rights that they need."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from .contract.public import Log, MakeNode, Node, Wire, eventually
+from .broker import PrimaryAndStandby
+from .contract.public import Log, MakeNode, Node, Serve, Wire, eventually
 from .subject import Settings, contract
 
 TABLE = "public.deepstream_frames"
@@ -128,13 +129,101 @@ async def test_the_table_can_be_another(node: MakeNode, admin: Any, topic: str) 
         Settings(table="frames; drop table frames")
 
 
-@pytest.mark.clause("L3", "L9")
-async def test_a_wrong_password_is_told_without_showing_it(limited: dict[str, str], node: MakeNode) -> None:
-    connector: Node = await node(connect=False, username=limited["username"], password="wr0ng-s3cr3t")
-    with pytest.raises(contract.ConnectError, match="password authentication failed") as raised:
-        await connector.connect()
+@pytest.mark.clause("L1", "L9")
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("sslmode=s3cr3t", "the option sslmode is not taken in the url: set tls = True"),
+        ("sslrootcert=s3cr3t", "set tls_ca_file"),
+        ("passfile=s3cr3t", "set password_file"),
+        ("connect_timeout=s3cr3t", "set connect_timeout"),
+        ("keepalives_idle=s3cr3t", "set heartbeat"),
+        ("service=s3cr3t", "only application_name and options are"),
+        ("colour", "the option colour is not taken in the url"),
+    ],
+)
+def test_an_option_that_the_url_may_not_have_is_named_with_what_to_do(option: str, advice: str) -> None:
+    with pytest.raises(ValidationError, match=advice) as raised:
+        Settings(url=f"postgresql://u:s3cr3t@host/db?application_name=s3cr3t&{option}")
+    assert "s3cr3t" not in f"{raised.value} {raised.value.errors()}"
+
+
+@pytest.mark.clause("L1")
+async def test_only_the_settings_say_where_and_how_to_connect(
+    serve: Serve, node: MakeNode, monkeypatch: pytest.MonkeyPatch, topic: str
+) -> None:
+    url = serve().url
+    for name in ("HOST", "PORT", "USER", "PASSWORD", "DATABASE", "SERVICE", "SERVICEFILE", "PASSFILE", "SSLROOTCERT"):
+        monkeypatch.setenv(f"PG{name}", "1")
+    for name, value in {"SSLMODE": "require", "SSLNEGOTIATION": "direct", "TARGETSESSIONATTRS": "standby"}.items():
+        monkeypatch.setenv(f"PG{name}", value)
+    one: Node = await node(url=f"{url}?application_name=one&options=-c%20work_mem%3D3MB")
+    assert one.is_ready
+    monkeypatch.undo()
+    admin = await asyncpg.connect(url)
+    assert await admin.fetchval("select count(*) from pg_stat_activity where application_name = 'one'") == 1
+    await admin.close()
+    stranger: Node = await node(connect=False, url=url.replace("tester:s3same@", ""))
+    with pytest.raises(contract.ConnectError, match="no PostgreSQL user name") as raised:
+        await stranger.connect()
     assert raised.value.refused
-    assert "wr0ng-s3cr3t" not in f"{raised.value!r} {raised.value.__cause__!r}"
+
+
+@pytest.fixture
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrimaryAndStandby]:
+    """A primary and its standby."""
+    pair = PrimaryAndStandby(tmp_path_factory.mktemp("pair"))
+    try:
+        pair.start()
+        yield pair
+    finally:
+        pair.stop()
+
+
+@pytest.mark.production("cluster")
+@pytest.mark.clause("R8", "R2")
+@pytest.mark.parametrize("ending", ["killed", "frozen"])
+async def test_nodes_go_over_to_a_standby_that_is_promoted(
+    pair: PrimaryAndStandby, node: MakeNode, topic: str, ending: str
+) -> None:
+    stranger: Node = await node(connect=False, url=pair.standby.url)
+    with pytest.raises(contract.ConnectError, match="the server is a standby"):
+        await stranger.connect()
+    hosts = f"127.0.0.1:{pair.standby.port},127.0.0.1:{pair.primary.port}"
+    urls = [pair.url, f"postgresql://tester:s3same@{hosts}/postgres"]
+    nodes = [await node(url=url, noisy=True, connect_timeout=2) for url in urls]
+    mailbox = Log()
+    await nodes[0].subscribe(topic, mailbox)
+    await nodes[1].publish(topic, ["before", LARGE])
+    await mailbox.count(1)
+    if ending == "killed":
+        await asyncio.to_thread(pair.primary.stop)
+    else:
+        pair.primary.freeze()
+    for each in nodes:
+        await each.until_down()
+    await pair.without(pair.primary)
+    for each in nodes:
+        await each.until_ready(2)
+    late: Node = await node(url=pair.url, connect_timeout=2)
+    await late.publish(topic, ["late", LARGE])
+    await nodes[1].publish(topic, ["after", LARGE])
+    assert sorted(name for name, _ in await mailbox.count(3)) == ["after", "before", "late"]
+
+
+@pytest.mark.clause("R8", "R1")
+async def test_a_server_that_becomes_read_only_is_a_loss(serve: Serve, node: MakeNode) -> None:
+    url = serve().url
+    one: Node = await node(url=url, noisy=True)
+    admin = await asyncpg.connect(url)
+    await admin.execute("alter system set default_transaction_read_only = on")
+    await admin.execute("select pg_reload_conf()")
+    assert "read-only" in str(await one.error(contract.ReconnectError))
+    await admin.execute("set default_transaction_read_only = off")
+    await admin.execute("alter system reset default_transaction_read_only")
+    await admin.execute("select pg_reload_conf()")
+    await one.until_ready(2)
+    await admin.close()
 
 
 @pytest.mark.clause("R1", "L4")

@@ -7,15 +7,16 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 
-from .contract import ConnectError, PublishRefusedError, Transport, escape
+from .contract import ConnectError, PublishRefusedError, Transport, escape, ssl_context
 from .settings import Settings
 
+PORT = 5432
 LONGEST_CHANNEL = 63
 LARGEST_NOTE = 5997
 """Bytes that fit, as base64, into a notification, which is text of less than 8000 bytes."""
 
+IS_READ_ONLY = "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::bool"
 CREATE = f"""
     select pg_advisory_xact_lock({0x6465657073747265});
     create unlogged table if not exists %s (
@@ -48,25 +49,40 @@ class BrokerTransport(Transport[Settings]):
             self._connection = connection = await self._open()
         except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
+        except asyncpg.ConnectionDoesNotExistError as error:
+            if not self.settings.uses_tls:
+                raise
+            text = "the server ended the connection after the TLS handshake, as if tls_cert_file is not what it accepts"
+            raise ConnectError(text) from error
         gone = ConnectionResetError("the server ended the connection")
         connection.add_termination_listener(lambda _: self.inbox.lost(gone))
         self._topics: dict[str, str] = {}
         self._turn = asyncio.Lock()
-        self._ping = "select 1"
+        self._has_stored = False
         self._arrived: asyncio.Queue[tuple[int, str, str] | asyncio.Future[None]] = asyncio.Queue()
         self._handing_in = asyncio.create_task(self._hand_in(connection.get_server_pid()))
+        await self._check_role()
 
     async def _open(self) -> "asyncpg.Connection[asyncpg.Record]":
-        user, password = self.settings.login
-        patience = math.ceil(self.settings.heartbeat)
-        return await asyncpg.connect(
-            self.settings.url.get_secret_value(),
-            user=user,
-            password=password,
-            target_session_attrs=SessionAttribute.primary,  # a standby takes neither LISTEN nor NOTIFY
-            server_settings={
+        settings = self.settings
+        target = settings.address.hosts[0]
+        user, password = settings.login
+        patience = math.ceil(settings.heartbeat)
+        # All is given, be it empty, so that nothing is taken from the variables and the files of libpq.
+        return await asyncpg.connect(  # type: ignore[no-any-return, call-overload]
+            host=target.host,
+            port=target.port or PORT,
+            user=user or "",
+            password=password or "",
+            database=settings.database,
+            ssl=await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else False,
+            direct_tls=False,
+            target_session_attrs="any",
+            timeout=2 * settings.connect_timeout,  # the machinery is sooner
+            server_settings=settings.options
+            | {
                 "synchronous_commit": "off",  # no message outlives a crash: none waits for the disk
-                "lock_timeout": str(math.ceil(1000 * self.settings.heartbeat / 3)),  # a ping may be waiting behind
+                "lock_timeout": str(math.ceil(1000 * settings.heartbeat / 3)),  # a ping may be waiting behind
                 "tcp_keepalives_idle": str(patience),  # the server, too, is to notice who went away in silence
                 "tcp_keepalives_interval": str(patience),
                 "tcp_user_timeout": str(3000 * patience),
@@ -96,7 +112,9 @@ class BrokerTransport(Transport[Settings]):
 
     async def ping(self) -> None:
         with suppress(asyncpg.PostgresError):  # an answer all the same
-            await self._ask("execute", self._ping)
+            await self._check_role()
+            if self._has_stored:
+                await self._ask("execute", self._sql(EXPIRE))
         await self._catch_up()
 
     async def close(self) -> None:
@@ -112,7 +130,12 @@ class BrokerTransport(Transport[Settings]):
         except asyncpg.UndefinedTableError:
             await self._ask("execute", self._sql(CREATE))
             await self._ask("execute", *store)
-        self._ping = self._sql(EXPIRE)  # who stores also clears away, be it in silence
+        self._has_stored = True  # who stores also clears away, be it in silence
+
+    async def _check_role(self) -> None:
+        """Raise `ConnectionError` if the server cannot serve the cluster: a standby takes neither LISTEN nor NOTIFY."""
+        if await self._ask("fetchval", IS_READ_ONLY):
+            raise ConnectionError("the server is a standby, or read-only: name the primary, too")
 
     def _sql(self, statement: str) -> str:
         return statement.replace("%s", self.settings.table)

@@ -2,11 +2,10 @@
 
 import os
 from datetime import timedelta
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import unquote
 
-from google.pubsub_v1 import types
-from pydantic import Field, FilePath, SecretStr
+from pydantic import Field, FilePath, SecretStr, field_validator
 
 from .contract import ConnectorSettings, escape
 
@@ -44,6 +43,13 @@ class Settings(ConnectorSettings):
         default=600, description="Seconds for which the service keeps what a node has missed, from 600 to 86400."
     )
 
+    @field_validator("url")
+    @classmethod
+    def _names_one_place(cls, url: SecretStr) -> SecretStr:
+        if "," in url.get_secret_value().rpartition("@")[2]:
+            raise ValueError("must name one project or one emulator: the service has one address")
+        return url
+
     @property
     def emulator(self) -> str | None:
         """Host and port of an emulator, if that is what is meant."""
@@ -72,14 +78,14 @@ class Settings(ConnectorSettings):
         name = escape(topic, longest=LONGEST_NAME - len(self.prefix) - len(node) - 1)
         return f"projects/{self.project}/subscriptions/{self.prefix}{name}.{node}"
 
-    def new_subscription(self, name: str, topic: str, node: str) -> types.Subscription:
+    def new_subscription(self, name: str, topic: str, node: str) -> dict[str, Any]:
         """What the service is to know of a node's subscription to a topic."""
-        return types.Subscription(
-            name=name,
-            topic=self.topic_name(topic),
-            ack_deadline_seconds=ACK_DEADLINE,
-            enable_message_ordering=True,
-            expiration_policy=types.ExpirationPolicy(ttl=SHORTEST_EXPIRY),
-            filter=f'attributes.node != "{node}"',
-            message_retention_duration=timedelta(seconds=self.retention),
-        )
+        return {
+            "name": name,
+            "topic": self.topic_name(topic),
+            "ack_deadline_seconds": ACK_DEADLINE,
+            "enable_message_ordering": True,
+            "expiration_policy": {"ttl": SHORTEST_EXPIRY},
+            "filter": f'attributes.node != "{node}"',
+            "message_retention_duration": timedelta(seconds=self.retention),
+        }

@@ -171,6 +171,19 @@ def test_an_emulator_is_where_the_url_or_the_environment_says(monkeypatch: pytes
     for wrong in ({"prefix": "1"}, {"retention": 599}, {"credentials_file": "/no/such/file"}):
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             Settings(**wrong)
+    with pytest.raises(ValidationError, match="one project or one emulator"):
+        Settings(url="pubsub://one,two")
+
+
+@pytest.mark.clause("L3")
+@pytest.mark.parametrize(
+    "login", [{"username": "somebody"}, {"password": "s3cr3t"}, {"url": "pubsub://u:s3cr3t@127.0.0.1:1/deepstream"}]
+)
+async def test_a_login_is_refused_with_what_to_set_in_its_place(node: MakeNode, login: dict[str, str]) -> None:
+    connector: Node = await node(connect=False, **login)
+    with pytest.raises(contract.ConnectError, match="credentials_file") as raised:
+        await connector.connect()
+    assert raised.value.refused
 
 
 class ShutDoor(grpc.GenericRpcHandler):  # type: ignore[misc]

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -21,9 +22,6 @@ from .settings import ACK_DEADLINE, Settings
 
 State = grpc.ChannelConnectivity
 
-LARGEST_REQUEST = 10_000_000
-ROOM = 1_000  # for what a request has besides a frame
-
 OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
@@ -31,7 +29,6 @@ OPTIONS = [
 ]
 ONCE: dict[str, Any] = {"retry": None, "timeout": None}
 FORBIDDEN = (errors.FailedPrecondition, errors.InvalidArgument, errors.NotFound, errors.PermissionDenied)
-PASSING = (errors.Aborted, errors.InternalServerError, errors.ServiceUnavailable)
 
 
 class BrokerTransport(Transport[Settings]):
@@ -42,11 +39,13 @@ class BrokerTransport(Transport[Settings]):
     """
 
     takes_all_hosts = keeps_messages = True
-    max_frame_bytes = LARGEST_REQUEST - ROOM
+    max_frame_bytes = 10_000_000 - 1_000  # the largest request, without what it has besides a frame
     _channel: Any = None
     _watching: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
+        if self.settings.login != (None, None):
+            raise ConnectError("Pub/Sub has no user and password: set credentials_file in their place", refused=True)
         self._node: str = self.inbox.memory.setdefault("node", uuid4().hex)
         self._names: set[str] = self.inbox.memory.setdefault("subscriptions", set())
         self._name_of: dict[str, str] = {}
@@ -54,9 +53,9 @@ class BrokerTransport(Transport[Settings]):
         self._channel = await self._make_channel()
         self._publisher = PublisherAsyncClient(transport=PublisherGrpcAsyncIOTransport(channel=self._channel))
         self._subscriber = SubscriberAsyncClient(transport=SubscriberGrpcAsyncIOTransport(channel=self._channel))
-        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        settled = asyncio.Event()
         self._watching = asyncio.create_task(self._watch(settled))
-        await settled
+        await settled.wait()
         try:
             await self.ping()
         except errors.Unauthenticated as refusal:
@@ -78,18 +77,15 @@ class BrokerTransport(Transport[Settings]):
         try:
             request = self.settings.new_subscription(name, topic, self._node)
             with suppress(errors.AlreadyExists):  # ours, from before the loss
-                await self._ask(request.topic, self._subscriber.create_subscription, request)
+                await self._ask(request["topic"], self._subscriber.create_subscription, request)
             stream = await self._open(name)
         except FORBIDDEN as refusal:
             raise SubscribeRefusedError(refusal.message) from refusal
-        receiving = asyncio.create_task(self._receive(topic, name, stream))
-        self._streams[topic] = receiving
+        self._streams[topic] = receiving = asyncio.create_task(self._receive(topic, name, stream))
         receiving.add_done_callback(lambda ended: self._ended(topic, ended))
 
     async def unsubscribe(self, topic: str) -> None:
-        if receiving := self._streams.pop(topic, None):
-            receiving.cancel()
-            await asyncio.wait((receiving,))
+        await self._stop([topic])
         self.inbox.topic_memory.pop(topic, None)
         await self._delete(filter(None, [self._name_of.pop(topic, None)]))
 
@@ -99,12 +95,12 @@ class BrokerTransport(Transport[Settings]):
             await self._subscriber.acknowledge(types.AcknowledgeRequest(subscription=nothing, ack_ids=["ping"]), **ONCE)
 
     async def leave(self) -> None:
-        await self._stop()
+        await self._stop(list(self._streams))
         await self._delete(self._names)
 
     async def close(self) -> None:
         if self._channel:
-            await self._stop()
+            await self._stop(list(self._streams))
             await self._channel.close()
             if self._watching:
                 await asyncio.wait((self._watching,), timeout=0.2)  # or gRPC answers a loop that is closed by then
@@ -117,14 +113,12 @@ class BrokerTransport(Transport[Settings]):
         if settings.emulator:
             return grpc.aio.insecure_channel(settings.emulator, options=options)
         scopes = PublisherGrpcAsyncIOTransport.AUTH_SCOPES
-        if settings.credentials_file:
-            load: Callable[..., Any] = google.auth.load_credentials_from_file
-            credentials, _ = await asyncio.to_thread(load, str(settings.credentials_file), scopes=scopes)
-        else:
-            credentials, _ = await asyncio.to_thread(google.auth.default, scopes=scopes)
+        file = settings.credentials_file
+        load: Any = partial(google.auth.load_credentials_from_file, str(file)) if file else google.auth.default
+        credentials, _ = await asyncio.to_thread(load, scopes=scopes)
         return PublisherGrpcAsyncIOTransport.create_channel(settings.endpoint, credentials, options=options)
 
-    async def _watch(self, settled: asyncio.Future[None]) -> None:
+    async def _watch(self, settled: asyncio.Event) -> None:
         """Tell when the first attempt to connect has ended, well or not; and of a connection's end, when it has one.
 
         The channel would make another then. It is not to be left before it is closed: it tells its last state, too.
@@ -133,8 +127,7 @@ class BrokerTransport(Transport[Settings]):
         while state in (State.IDLE, State.CONNECTING):
             await self._channel.wait_for_state_change(state)
             state = self._channel.get_state()
-        if not settled.done():
-            settled.set_result(None)
+        settled.set()
         if state is State.READY:
             await self._channel.wait_for_state_change(state)
             self.inbox.lost(ConnectionResetError("the connection ended"))
@@ -167,7 +160,7 @@ class BrokerTransport(Transport[Settings]):
         try:
             while True:
                 is_of_use = False
-                with suppress(*PASSING):
+                with suppress(errors.Aborted, errors.InternalServerError, errors.ServiceUnavailable):
                     while (response := await stream.read()) is not grpc.aio.EOF:
                         is_of_use = True
                         arrived = types.StreamingPullResponse.pb(response).received_messages
@@ -190,9 +183,8 @@ class BrokerTransport(Transport[Settings]):
         if self._streams.get(topic) is receiving:
             self.inbox.lost(error if isinstance(error, Exception) else ConnectionResetError("a stream was cancelled"))
 
-    async def _stop(self) -> None:
-        tasks = list(self._streams.values())
-        self._streams.clear()
+    async def _stop(self, topics: Iterable[str]) -> None:
+        tasks = [self._streams.pop(topic) for topic in topics if topic in self._streams]
         for receiving in tasks:
             receiving.cancel()
         if tasks:

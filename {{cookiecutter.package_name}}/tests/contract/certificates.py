@@ -32,8 +32,8 @@ class Authority:
         self._authority.cert_pem.write_to_path(self.file)
 
     def issue(self, *names: str) -> Certificate:
-        """Return a new certificate for these names of hosts and IP addresses."""
-        made = self._authority.issue_cert(*names)
+        """Return a new certificate for these names of hosts and IP addresses; the first one is its common name."""
+        made = self._authority.issue_cert(*names, common_name=names[0])
         path = self._folder / "-".join(names).replace(":", "_").replace("*", "any")
         cert, key = path.with_suffix(".cert.pem"), path.with_suffix(".key.pem")
         cert.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))

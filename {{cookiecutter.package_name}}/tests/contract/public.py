@@ -2,6 +2,7 @@
 
 from .balance import balance, losses, reported
 from .blanks import TEST_URL
+from .certificates import Authority
 from .nodes import PATIENCE, Host, Log, Node, SpiedNode, Wire, eventually, patience
 from .plugin import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
 from .proxy import Proxy
@@ -12,6 +13,7 @@ __all__ = [
     "FAST",
     "PATIENCE",
     "TEST_URL",
+    "Authority",
     "Change",
     "Host",
     "Log",
