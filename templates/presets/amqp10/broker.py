@@ -4,10 +4,7 @@ import asyncio
 import base64
 import hmac
 import json
-import shlex
-import shutil
 from dataclasses import dataclass, field
-from glob import glob
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
@@ -30,9 +27,10 @@ from proton import (
 )
 from proton.utils import BlockingConnection
 
+from .contract import rabbitmq
 from .contract.clusters import Cluster
 from .contract.java import fetch, java
-from .contract.server import READY_WITHIN, Server, find_program, free_port
+from .contract.server import READY_WITHIN, Server, free_port
 
 USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
 """Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all.
@@ -393,20 +391,19 @@ class Qpid(JavaServer):
         }
 
 
-class RabbitMQ(AmqpServer):
-    """RabbitMQ with its plugin for AMQP 1.0, and the daemon that Erlang needs beside it."""
+class RabbitMQ(AmqpServer, rabbitmq.RabbitMQ):
+    """RabbitMQ with its plugin for AMQP 1.0."""
 
     kind = "rabbitmq"
+    plugins = ("rabbitmq_amqp1_0",)
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._distribution_port = free_port()
-        self._daemon_port = free_port()
-
-    def start(self) -> None:
+        self.options = {"max_message_size": LARGEST}
         own = r"^(amq\.topic|stream.*|amq\.gen.*)$"
+        topics = r"^deepstream\.(allowed|CONTROL)$"
         rights = {"guest": (".*", ".*", ".*"), "limited": (r"^amq\.gen", own, own)}
-        definitions = {
+        self.definitions = {
             "vhosts": [{"name": "/"}, {"name": "other"}],
             "users": [{"name": name, "password": USERS[name], "tags": ""} for name in rights],
             "permissions": [
@@ -415,47 +412,8 @@ class RabbitMQ(AmqpServer):
                 for host in ("/", "other")
             ],
             "topic_permissions": [
-                {"user": "limited", "vhost": "/", "exchange": "amq.topic", "write": right, "read": right}
-                for right in [r"^deepstream\.(allowed|CONTROL)$"]
+                {"user": "limited", "vhost": "/", "exchange": "amq.topic", "write": topics, "read": topics}
             ],
-        }
-        (self.folder / "definitions.json").write_text(json.dumps(definitions))
-        (self.folder / "enabled_plugins").write_text("[rabbitmq_amqp1_0].")
-        options = {
-            "listeners.tcp.1": f"127.0.0.1:{self.port}",
-            "load_definitions": self.folder / "definitions.json",
-            "max_message_size": LARGEST,
-            "vm_memory_high_watermark.absolute": "2GB",
-            "disk_free_limit.absolute": "1MB",
-        }
-        (self.folder / "rabbitmq.conf").write_text("\n".join(f"{name} = {value}" for name, value in options.items()))
-        super().start()
-
-    def program(self, name: str) -> str:
-        """Return the path of one of RabbitMQ's programs, past Debian's wrappers, which change the user."""
-        for folder in sorted(glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin"), reverse=True):
-            return f"{folder}/{name}"
-        return find_program(name, "apt-get install rabbitmq-server")
-
-    def command(self) -> list[str]:
-        server = self.program("rabbitmq-server")
-        daemon = [find_program("epmd", "apt-get install erlang-base"), "-address", "127.0.0.1"]
-        if dies_with_parent := shutil.which("setpriv"):
-            daemon = [dies_with_parent, "--pdeathsig=KILL", "--", *daemon]
-        return ["sh", "-c", f"{shlex.join(daemon)} & exec {shlex.quote(server)}"]
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "HOME": str(self.folder),
-            "ERL_EPMD_PORT": str(self._daemon_port),
-            "RABBITMQ_NODENAME": f"test-{self.port}@localhost",
-            "RABBITMQ_DIST_PORT": str(self._distribution_port),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
-            "RUNNING_UNDER_SYSTEMD": "true",  # one process, to be stopped like any other
         }
 
 
