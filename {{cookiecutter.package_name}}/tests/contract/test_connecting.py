@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from ..broker import Broker
 from ..subject import Connector, Settings, Topic, contract
 from .nodes import Log, Node, SpiedNode, other_tasks, patience, somewhere
-from .plugin import Change, MakeNode
+from .plugin import Change, MakeNode, Serve
 from .proxy import Proxy
 
 
@@ -80,16 +81,21 @@ async def test_a_client_that_never_returns_is_given_up_in_time(node: MakeNode) -
     assert connector.called("close") == 1
 
 
-@pytest.mark.clause("L3", "R9")
-async def test_a_wrong_password_is_a_refusal(node: MakeNode, given: Settings) -> None:
-    scheme, mark, rest = given.url.get_secret_value().partition("://")
-    url = f"{scheme}{mark}{rest.rpartition('@')[2]}"
-    connector: Node = await node(connect=False, url=url, username="nobody", password="not the password")
+@pytest.mark.clause("L3", "L9", "R9")
+async def test_a_wrong_password_is_refused_and_not_shown(node: MakeNode, given: Settings, serve: Serve) -> None:
+    wrong: dict[str, Any] = {"username": "node", "password": "wr0ng-passw0rd"}
+    if Broker.changes_passwords:
+        wrong |= {"url": serve(login=("node", "s3cr3t")).url, **Broker.settings_of_login}
+    else:
+        scheme, mark, rest = given.url.get_secret_value().partition("://")
+        wrong["url"] = f"{scheme}{mark}{rest.rpartition('@')[2]}"
+    connector: Node = await node(connect=False, **wrong)
     (outcome,) = await asyncio.gather(connector.connect(), return_exceptions=True)
     if outcome is None:
         pytest.skip("not applicable: the broker of the tests lets anybody in")
     assert isinstance(outcome, contract.ConnectError)
     assert outcome.refused, f"`connect` is to raise ConnectError(text, refused=True); it was: {outcome}"
+    assert "wr0ng-passw0rd" not in f"{outcome!r} {outcome.__cause__!r}"
 
 
 @pytest.mark.clause("L3")

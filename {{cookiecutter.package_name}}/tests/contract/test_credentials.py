@@ -27,17 +27,6 @@ def draw() -> str:
     return f"s3cr3t-{uuid4().hex}"
 
 
-@pytest.mark.clause("L3", "L9")
-async def test_a_wrong_password_is_refused_and_not_shown(serve: Serve, node: MakeNode) -> None:
-    server, wrong = serve(login=(USER, draw())), draw()
-    settings = server.settings_of_login
-    stranger: Node = await node(connect=False, url=server.url, username=USER, password=wrong, **settings)
-    with pytest.raises(contract.ConnectError) as raised:
-        await stranger.connect()
-    assert raised.value.refused, raised.value
-    assert wrong not in f"{raised.value!r} {raised.value.__cause__!r}"
-
-
 @pytest.mark.clause("L12", "R9")
 @pytest.mark.parametrize("source", ["file", "function"])
 async def test_a_password_that_was_changed_is_refused_until_the_new_one_is_there(
