@@ -28,7 +28,7 @@ class Broker(Server):
     speaks_tls: ClassVar = True
     not_applicable: ClassVar = {
         "E3": "Zenoh's access control drops what it forbids, and tells nobody",
-        "test_a_wrong_password_is_a_refusal": "Zenoh does not tell why it makes no link",
+        "test_a_wrong_password_is_refused_and_not_shown": "Zenoh does not tell why it makes no link",
     }
 
     configuration: Mapping[str, str] = MappingProxyType({})
