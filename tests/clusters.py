@@ -8,7 +8,7 @@ from time import monotonic
 
 from baking import FILLED, bake, tox
 
-TABLE = re.compile(r"^=+ faults of clusters.*=+\n(.*)\n((?:.+\n)*?)(?==)", re.MULTILINE)
+TABLE = re.compile(r"^=+ faults of clusters.*=+\n(.*)\n((?:.*  .*\n)+)", re.MULTILINE)
 
 
 def main(*presets: str) -> int:
