@@ -8,29 +8,28 @@ from time import monotonic
 
 from baking import FILLED, bake, tox
 
-TABLE = re.compile(r"^=+ faults of clusters.*=+\n(.*)\n((?:.*  .*\n)+)", re.MULTILINE)
+TABLE = re.compile(r"^\S.*?(?:  +\S+.*?){7}$", re.MULTILINE)
 
 
 def main(*presets: str) -> int:
-    heads, rows, bad = "", [], []
+    table: list[list[str]] = []
+    bad: list[str] = []
     for preset in presets or FILLED:
         started = monotonic()
         with tempfile.TemporaryDirectory() as home:
             project = bake(Path(home), preset=preset)
             ended = tox(project, Path(home) / "tox", "-e", "py", "--", "--clusters", "-q")
-        found = TABLE.search(ended.stdout)
-        outcome = "ok" if ended.returncode == 0 else "FAILED"
-        if found:
-            heads = found[1]
-            rows.append(found[2].rstrip())
-        elif ended.returncode == 0:
-            outcome = "no cluster can be started here"
+        found = [re.split("  +", line) for line in TABLE.findall(ended.stdout)]
+        table += found[1 if table else 0 :]
+        outcome = "FAILED" if ended.returncode else "ok" if found else "no cluster can be started here"
         print(f"{preset}: {outcome}, {monotonic() - started:.0f} s", flush=True)
         if ended.returncode:
             bad.append(preset)
             print(ended.stdout)
-    print(heads, *rows, sep="\n")
-    print(f"{len(bad)} failed" if bad else "all hold", *bad)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    print("failed:" if bad else "all hold", *bad)
     return int(bool(bad))
 
 

@@ -183,6 +183,7 @@ class Member(Broker):
             "default.replication.factor": 3,
             "min.insync.replicas": 2,
             "broker.session.timeout.ms": 4000,
+            "controller.socket.timeout.ms": 3000,
         }
 
 
