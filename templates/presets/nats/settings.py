@@ -1,10 +1,8 @@
 """The settings of the NATS connector."""
 
 import re
-from base64 import urlsafe_b64encode
 from typing import ClassVar
 
-import nkeys  # type: ignore[import-untyped]
 from pydantic import Field, FilePath, SecretStr, field_validator
 
 from .contract import TlsSettings
@@ -37,34 +35,3 @@ class Settings(TlsSettings):
         if re.search("[/?]", re.sub(r"\w+://", "", url.get_secret_value()).rstrip("/")):
             raise ValueError("must end with the hosts: NATS's options, such as those of TLS, are settings of their own")
         return url
-
-    def credentials(self, nonce: str | None) -> dict[str, str]:
-        """Return who we are, in NATS's words; a user with an NKey proves that by signing the server's `nonce`.
-
-        Files are read anew. Raises `OSError`, or `ValueError` if one is not what its setting says.
-        """
-        user, password = self.login
-        if self.token:
-            return {"auth_token": self.token.get_secret_value()}
-        if nonce and self.credentials_file:
-            found = re.findall(r"-BEGIN [^\n]*-\s+(\S+)\s+-+END", self.credentials_file.read_text())
-            jwt, seed = found if len(found) == 2 else ("", "")
-            key = _key(seed, "credentials_file")
-            return {"jwt": jwt, "sig": _signature(key, nonce)}
-        if nonce and self.nkey_seed_file:
-            key = _key(self.nkey_seed_file.read_text().strip(), "nkey_seed_file")
-            return {"nkey": key.public_key.decode(), "sig": _signature(key, nonce)}
-        if user and password is None and self.username is None:
-            return {"auth_token": user}
-        return {"user": user or "", "pass": password or ""} if user or password else {}
-
-
-def _key(seed: str, setting: str) -> nkeys.KeyPair:
-    try:
-        return nkeys.from_seed(seed.encode())
-    except nkeys.NkeysError as error:
-        raise ValueError(f"{setting} is not what it should be: it holds no seed of a user's NKey") from error
-
-
-def _signature(key: nkeys.KeyPair, nonce: str) -> str:
-    return urlsafe_b64encode(key.sign(nonce.encode())).rstrip(b"=").decode()

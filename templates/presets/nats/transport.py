@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 
 from .about import __version__
+from .client import credentials
 from .contract import (
     ConnectError,
     Inbox,
@@ -81,7 +82,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
                 raise ConnectError("the settings ask for TLS, but the server does not speak it")
             self._socket = await loop.start_tls(self._socket, self, tls)
         options = {"verbose": False, "pedantic": False, "echo": False, "protocol": 1, "lang": "python"}
-        options |= {"version": __version__, "name": settings.node_name, **settings.credentials(info.nonce)}
+        options |= {"version": __version__, "name": settings.node_name, **credentials(settings, info.nonce)}
         await self._ask(b"CONNECT %b\r\n" % msgspec.json.encode(options))
 
     def publish(self, topic: str, payload: bytes) -> Receipt:
