@@ -122,7 +122,9 @@ class BrokerTransport(Transport[Settings]):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def _hang_up(self, _: object) -> None:
+    def _hang_up(self, opening: asyncio.Future[socket.socket]) -> None:
+        if not opening.cancelled():
+            opening.exception()  # for which nobody may have waited; asyncio would complain
         self._client.disconnect()
         self._client.loop_write()
         if isinstance(sock := self._client.socket(), socket.socket):  # not all could be written

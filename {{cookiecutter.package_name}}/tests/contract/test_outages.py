@@ -1,6 +1,7 @@
 """Chapter R: nothing takes longer than it may, nothing is told twice, and nothing is left behind."""
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import Callable
@@ -193,12 +194,16 @@ async def test_connect_tells_whether_trying_again_is_vain(node: MakeNode, refuse
 
 @pytest.mark.clause("R8")
 @pytest.mark.parametrize("fault", ["refuses", "silent", "drops"])
-async def test_a_bad_first_host_keeps_no_node_away(node: MakeNode, given: Settings, topic: str, fault: str) -> None:
+async def test_a_bad_first_host_keeps_no_node_away(
+    node: MakeNode, given: Settings, topic: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with bad_host(fault) as bad:
         url = at_hosts(given, bad, *given.address.hosts)
         async with patience("ten nodes that connect past a bad host"):
             nodes = await asyncio.gather(*(node(url=url, connect_timeout=6) for _ in range(10)))
             await nodes[0].publish(topic, "through")
+    gc.collect()  # what nobody waits for is told then
+    assert [each.getMessage() for each in caplog.records if "never retrieved" in each.getMessage()] == []
 
 
 @pytest.mark.clause("R8")
