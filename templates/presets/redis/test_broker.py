@@ -266,7 +266,7 @@ async def scripted(greeting: bytes = b"", **answers: bytes) -> AsyncIterator[str
 async def test_what_a_server_pushes_by_itself_answers_nothing(change: Change) -> None:
     strays = (
         b">2\r\n+invalidate\r\n*1\r\n+key\r\n>4\r\n+MIGRATING\r\n:1\r\n:2\r\n:3\r\n>0\r\n"
-        b">3\r\n+subscribe\r\n+another\r\n:1\r\n>3\r\n+unsubscribe\r\n+topic\r\n:1\r\n"
+        b">1\r\n+message\r\n>3\r\n+subscribe\r\n+another\r\n:1\r\n>3\r\n+unsubscribe\r\n+topic\r\n:1\r\n"
     )
     marker = b">3\r\n$7\r\nmessage\r\n$6\r\nmarker\r\n$0\r\n\r\n"
     refusal = b":1\r\n" + strays + b"-NOPERM no\r\n"

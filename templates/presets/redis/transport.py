@@ -156,7 +156,7 @@ class Dialogue(asyncio.Protocol):
         try:
             while (said := self._reader.gets()) is not False:
                 if isinstance(said, hiredis.PushNotification):
-                    if said and said[0] == b"message":
+                    if len(said) == 3 and said[0] == b"message":
                         self._received(said[1].decode(), said[2])
                         continue
                     if not self._asked or self._asked[0][2] != said[:2]:
