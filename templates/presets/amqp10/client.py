@@ -156,8 +156,9 @@ class Client(asyncio.Protocol):
         """Say good-bye, if the broker hears it, and let go of the connection."""
         self.connection.close()
         self.flush()
-        for _ in range(2 if self._socket else 0):
-            await asyncio.wait((self._ended,), timeout=0.4)
+        hears = bool(self.connection.state & Endpoint.REMOTE_ACTIVE)  # who has never answered will not do so now
+        for patience in (0.4 if hears else 0, 0.4) if self._socket else ():
+            await asyncio.wait((self._ended,), timeout=patience)
             if self._socket:
                 self._socket.abort()
 

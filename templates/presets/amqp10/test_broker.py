@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -15,6 +16,7 @@ from proton import Message
 from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Entities, Management, Qpid, RabbitMQ, ServiceBus
 from .contract.public import (
     PATIENCE,
+    Change,
     Log,
     MakeNode,
     Node,
@@ -243,6 +245,17 @@ async def test_what_others_send_is_no_frame(own: Broker, node: MakeNode, topic: 
 
 
 @pytest.mark.production("tls")
+@pytest.mark.clause("L3", "R8")
+async def test_nobody_says_good_bye_to_a_host_that_has_never_answered(change: Change) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        wire = Wire(change(url=f"amqp://127.0.0.1:{silent.getsockname()[1]}"))
+        connecting = asyncio.ensure_future(wire.transport.connect())
+        await asyncio.wait((connecting,), timeout=0.1)
+        connecting.cancel()
+        async with asyncio.timeout(0.3):  # what it takes is taken from the other hosts
+            await wire.transport.close()
+
+
 @pytest.mark.clause("L3")
 async def test_a_certificate_is_a_login(serve: Serve, authority: Any, node: MakeNode, topic: str) -> None:
     files = authority.issue("localhost", "127.0.0.1")
