@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from ..broker import Broker
-from ..subject import contract
+from ..subject import Settings, contract
 from .certificates import Authority
 from .nodes import Log, Node, somewhere
 from .plugin import MakeNode, ProxyFor, Serve
@@ -122,6 +122,15 @@ async def test_a_client_without_the_certificate_that_is_asked_for_is_refused(
 def joined(files: Any) -> str:
     """Return certificate and key in one text."""
     return f"{files.cert.read_text()}{files.key.read_text()}"
+
+
+@on_a_server
+@pytest.mark.clause("L3")
+async def test_a_server_that_takes_tls_alone_is_told_to_a_client_without_it(tls_server: Broker, node: MakeNode) -> None:
+    url = f"{Settings.schemes[0]}://{tls_server.url.partition('://')[2]}"
+    stranger: Node = await node(connect=False, url=url, connect_timeout=2)
+    with pytest.raises(contract.ConnectError, match=f"{WRONG}|encryption"):
+        await stranger.connect()
 
 
 @on_a_server

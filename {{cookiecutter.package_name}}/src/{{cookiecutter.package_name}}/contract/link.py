@@ -27,6 +27,7 @@ TELL_AGAIN = 60.0
 """Seconds after which a reason for which we cannot come back is told again."""
 
 CHECK_BROKER = "Check that the broker runs there, and user and password if it asks for them."
+CHECK_PLAIN = f"{CHECK_BROKER} If it takes TLS alone, set tls."
 CHECK_TLS = (
     "Check that the broker runs there and speaks TLS. If it asks for a certificate, tls_cert_file must name one that it "
     "trusts."
@@ -295,7 +296,7 @@ class Link(Generic[S]):
             text = settings.describe(cause)
         raise AttemptFailed(
             text,
-            CHECK_RIGHTS if refusals else CHECK_TLS if _uses_tls(settings) else CHECK_BROKER,
+            CHECK_RIGHTS if refusals else _check(settings),
             settings.cause(cause),
             refused=bool(refusals),
             timed_out=isinstance(cause, TimeoutError) and time() - began > 0.95 * settings.connect_timeout,
@@ -391,8 +392,10 @@ class Link(Generic[S]):
         return hosts if len(hosts) > 1 else [settings]
 
 
-def _uses_tls(settings: ConnectorSettings) -> bool:
-    return isinstance(settings, TlsSettings) and settings.uses_tls
+def _check(settings: ConnectorSettings) -> str:
+    if not isinstance(settings, TlsSettings):
+        return CHECK_BROKER
+    return CHECK_TLS if settings.uses_tls else CHECK_PLAIN
 
 
 async def _addresses(host: str, within: float) -> list[str | None]:
