@@ -570,6 +570,11 @@ def test_a_file_without_a_password_is_refused(content: bytes, tmp_path: Path) ->
         settings.present()
 
 
+def test_an_empty_name_of_the_file_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"password_file\n.*name of a file"):
+        SETTINGS.ConnectorSettings(url="a://h", password_file="")
+
+
 def test_settings_without_a_file_are_present_as_they_are() -> None:
     settings = SETTINGS.ConnectorSettings(url="a://h")
     assert settings.present() is settings

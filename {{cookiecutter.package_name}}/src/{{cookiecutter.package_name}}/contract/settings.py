@@ -130,6 +130,13 @@ class ConnectorSettings(BaseSettings):
             name.encode()
         return name
 
+    @field_validator("password_file")
+    @classmethod
+    def _is_a_file(cls, path: Path | None) -> Path | None:
+        if path == Path():
+            raise ValueError("must be the name of a file, and not empty")
+        return path
+
     @field_validator("cluster_key", mode="before")
     @classmethod
     def _takes_several(cls, keys: Any) -> Any:
