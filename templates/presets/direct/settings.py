@@ -4,9 +4,9 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, FilePath, SecretStr
+from pydantic import Field, FilePath, SecretStr, model_validator
 
 from .contract import TlsSettings
 
@@ -42,6 +42,14 @@ class Settings(TlsSettings):
     users_file: FilePath | None = Field(
         default=None, description="A file with a line user:password for each user whom a node that listens lets in."
     )
+
+    @model_validator(mode="after")
+    def _heeds_all_of_the_url(self) -> Self:
+        if self.address.rest not in ("", "/"):
+            raise ValueError(
+                "url: it must end after the hosts, since TLS, login and all else are settings of their own"
+            )
+        return self
 
     @property
     def patience(self) -> float:

@@ -458,6 +458,15 @@ def test_where_to_listen_must_be_hosts_and_ports() -> None:
     assert told["connect"]["endpoints"] == ["tcp/one:7447", "tcp/other:1"]
 
 
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize("rest", ["/deepstream", "?tls=true", "/?password=s3cr3t"])
+def test_what_the_url_says_after_its_hosts_is_refused_and_not_shown(rest: str) -> None:
+    assert Settings(url=SecretStr("zenoh://one,other:1/")).targets()
+    with pytest.raises(ValidationError, match="after the hosts") as raised:
+        Settings(url=SecretStr(f"zenoh://one{rest}"))
+    assert "s3cr3t" not in str(raised.value)
+
+
 @pytest.mark.clause("L4")
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGSTOP, None], ids=["killed", "frozen", "closed"])
 async def test_nothing_is_left_of_a_node(mesh: Any, peer: MakeNode, ending: int | None) -> None:

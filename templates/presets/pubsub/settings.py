@@ -48,6 +48,8 @@ class Settings(ConnectorSettings):
     def _names_one_place(cls, url: SecretStr) -> SecretStr:
         if "," in url.get_secret_value().rpartition("@")[2]:
             raise ValueError("must name one project or one emulator: the service has one address")
+        if "?" in url.get_secret_value():
+            raise ValueError("must have no options: all that can be set is a setting of its own")
         return url
 
     @property

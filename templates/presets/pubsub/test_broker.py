@@ -173,6 +173,8 @@ def test_an_emulator_is_where_the_url_or_the_environment_says(monkeypatch: pytes
             Settings(**wrong)
     with pytest.raises(ValidationError, match="one project or one emulator"):
         Settings(url="pubsub://one,two")
+    with pytest.raises(ValidationError, match="no options"):
+        Settings(url="pubsub://localhost:1234/my-project?retention=700")
 
 
 @pytest.mark.clause("L3")
