@@ -149,7 +149,8 @@ async def test_no_secret_is_shown(given: Settings, change: Change, caplog: pytes
     with pytest.raises(contract.ConnectError) as raised:
         await connector.connect()
     await connector.close()
-    shown = [repr(connector), repr(connector.settings), str(connector.settings), repr(raised.value), str(raised.value)]
+    shown = [repr(connector), repr(connector.settings.address), repr(connector.settings), str(connector.settings)]
+    shown += [repr(raised.value), str(raised.value)]
     shown += [repr(raised.value.__cause__), repr(connector.errors.items), caplog.text]
     shown += [repr(record.__dict__) for record in caplog.records]
     assert [text for text in shown for secret in secrets if secret in text] == []

@@ -22,7 +22,7 @@ class Target(NamedTuple):
         return host if self.port is None else f"{host}:{self.port}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Address:
     """The parts of a url."""
 
@@ -39,6 +39,9 @@ class Address:
 
     rest: str
     """All that follows: path and options, each with what it begins with."""
+
+    def __repr__(self) -> str:
+        return f"<Address {self.where}>"
 
     @property
     def url(self) -> str:
