@@ -41,7 +41,7 @@ class BrokerTransport(Transport[Settings]):
         except REJECTIONS as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
         except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
-            text = f"no right to virtual host {self._sending.vhost!r}, or no such, or what is there speaks no AMQP 0-9-1"
+            text = f"no right to virtual host {self._sending.vhost!r}, or no such, or no server of AMQP 0-9-1"
             raise ConnectError(text, refused=True) from error
 
     async def _open(self) -> None:

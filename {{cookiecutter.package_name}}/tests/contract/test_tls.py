@@ -62,7 +62,7 @@ def test_bad_settings_of_tls_are_named_and_show_no_key(authority: Authority, tmp
 
 
 @on_a_server
-@pytest.mark.clause("L3")
+@pytest.mark.clause("L3", "M1")
 @pytest.mark.parametrize("host", ["by_name", "by_address"])
 @pytest.mark.parametrize("given_as", ["file", "text"])
 async def test_the_right_authority_lets_messages_pass(
