@@ -385,7 +385,7 @@ def _(m: Machinery) -> None:
 def _(m: Machinery) -> None:
     @instead(m.outbox.Outbox, "add")
     def add(original: Any, self: Any, *args: Any) -> None:
-        sum(range(30_000))
+        sum(range(45_000))
         original(self, *args)
 
 
