@@ -1,6 +1,7 @@
 """Nodes of the pure modules `sending` and `receiving`, joined by hand: no tasks, no broker, and a clock that a test advances."""
 
 import importlib
+import importlib.util
 import json
 import random
 import sys
@@ -28,6 +29,18 @@ QUIET = 10 * HEARTBEAT
 MAX_MESSAGE_BYTES = 1000
 ALL = 2**64
 FORGED = "forged"
+
+
+def of_the_pack(module: str) -> ModuleType:
+    """Import a module of the pack by itself."""
+    path = ROOT / NAME / "tests" / "contract" / f"{module}.py"
+    spec = importlib.util.spec_from_file_location(f"pack_{module}", path)
+    assert spec
+    assert spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded  # dataclasses look there
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def load(name: str, **constants: dict[str, Any]) -> ModuleType:

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import importlib
-import importlib.util
 import inspect
 import json
 import re
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 from baking import FILLED, ROOT
 from msgspec.structs import astuple
-from pure import CONTRACT, NAME, load
+from pure import CONTRACT, load, of_the_pack
 
 DOCS = ROOT / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
@@ -71,12 +70,7 @@ def test_anchors_are_unique(page: str) -> None:
 
 
 def test_the_pack_and_the_contract_have_the_same_clauses() -> None:
-    path = ROOT / NAME / "tests" / "contract" / "clauses.py"
-    spec = importlib.util.spec_from_file_location("documented_clauses", path)
-    assert spec
-    assert spec.loader
-    clauses = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(clauses)
+    clauses = of_the_pack("clauses")
     anchors = [anchor for anchor in ANCHOR.findall(PAGES["contract.md"]) if CLAUSE.fullmatch(anchor)]
     assert anchors == list(clauses.CLAUSES)
     for clause in anchors:

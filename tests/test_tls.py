@@ -2,37 +2,24 @@
 
 import asyncio
 import importlib
-import importlib.util
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from baking import ROOT
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
     PrivateFormat,
     load_pem_private_key,
 )
-from pure import NAME, load
+from pure import load, of_the_pack
 
 load("secured")
 TLS: Any = importlib.import_module("secured.tls")
 
 
-def certificates() -> Any:
-    """Return the pack's module of certificates."""
-    path = ROOT / NAME / "tests" / "contract" / "certificates.py"
-    spec = importlib.util.spec_from_file_location("certificates", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-AUTHORITY = certificates().Authority
+AUTHORITY: Any = of_the_pack("certificates").Authority
 
 
 def handshake(settings: Any, shown: Any, **options: Any) -> str:

@@ -22,6 +22,9 @@ TOPICS = ("first", "second", "third")
 RATE = 100
 """Messages a second of each node."""
 
+FLOWING = RATE * NODES * (NODES - 1)
+"""Messages that have been delivered when a fault begins: what a second brings."""
+
 HEARTBEAT = 1.2
 CURRENT = 0.25
 """Seconds: a message that is not older when it arrives is current."""
@@ -150,9 +153,9 @@ class Scenario:
 
     async def suffer(self, fault: str, disturb: Callable[[], Awaitable[object]], gone: Server | None = None) -> Row:
         """Let one fault happen under load; return what became of it once all is well again."""
-        self.traffic.start()
         before = self.traffic.totals()
-        await asyncio.sleep(1)
+        self.traffic.start()
+        await eventually(lambda: self.traffic.totals()[1] - before[1] >= FLOWING, "messages from node to node")
         began = self._ready = self.traffic.stale = self._loop.time()
         await disturb()
         try:
