@@ -1,6 +1,7 @@
 """How messages travel through AMQP 0-9-1: a topic exchange, and one queue a node."""
 
 import asyncio
+import logging
 import math
 import ssl
 from typing import Any
@@ -22,6 +23,7 @@ from .contract import (
 )
 from .settings import Settings
 
+LOG = logging.getLogger("aiormq")
 LONGEST_KEY = 255
 REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
@@ -45,6 +47,8 @@ class BrokerTransport(Transport[Settings]):
             raise ConnectError(text, refused=True) from error
 
     async def _open(self) -> None:
+        if LOG.level == logging.NOTSET:
+            LOG.setLevel(logging.CRITICAL)  # it warns of what the connector tells as events, or does itself
         settings = self.settings
         self.max_frame_bytes = settings.max_frame_bytes
         self._topics: dict[str, str] = {}

@@ -45,11 +45,16 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nothing listens, and that no client is given while its server restarts."""
+    """Return a port of 127.0.0.1 on which nothing listens, that no other call returns while this process lives.
+
+    No client is given it either, while its server restarts.
+    """
     while True:
         port = random.randrange(10_000, 32_768)  # below the ports that systems give to clients
-        with socket.socket() as probe, suppress(OSError):
+        with socket.socket() as probe, socket.socket(type=socket.SOCK_DGRAM) as claim, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            claim.bind(("127.0.0.1", port))  # no server here uses UDP: it tells other processes that the port is taken
+            claim.detach()
             return port
 
 

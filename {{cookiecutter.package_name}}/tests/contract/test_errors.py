@@ -1,6 +1,7 @@
 """Chapter E: who is told of an error, and what."""
 
 import asyncio
+import gc
 import logging
 from typing import Any
 
@@ -174,6 +175,21 @@ async def test_an_error_to_which_nobody_listens_is_logged(
         await proxy.cut()
         await connector.until_ready(2)
     assert any("ConnectionLostError" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.clause("E2")
+async def test_an_outage_is_told_by_events_and_by_no_log(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    connector: Node = await node(noisy=True, **through, reconnect_delay_min=0.01, reconnect_delay_max=0.01)
+    await proxy.refuse()
+    await connector.error(contract.ReconnectError)
+    await proxy.heal()
+    await connector.until_ready(2)
+    await connector.close()
+    gc.collect()  # asyncio tells of errors that nobody has read then
+    told = [f"{each.name}: {each.getMessage()}" for each in caplog.records if each.levelno >= logging.WARNING]
+    assert [each for each in told if not each.startswith("asyncio: Executing")] == []  # those are of its debug mode
 
 
 @pytest.mark.clause("E2")
