@@ -1,6 +1,7 @@
 """The machinery behind the contract of a message connector: the same in every package, never edited."""
 
 from .addresses import Target
+from .blocking import BlockingMessageConnector
 from .bridge import Bridge
 from .connector import MessageConnector, Stats
 from .errors import (
@@ -35,6 +36,7 @@ from .transport import Transport
 
 __all__ = [
     "BadFrameError",
+    "BlockingMessageConnector",
     "Bridge",
     "ClosedError",
     "ConnectError",
