@@ -50,8 +50,9 @@ async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
 
 async def run_blocked(given: Settings, what: str, topic: str) -> None:
     """Run the program `blocked.py`; return when it has ended well."""
+    quiet = ["-W", "ignore:This process:DeprecationWarning"]  # since Python 3.12, of each fork of a process with threads
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, Path(__file__).with_name("blocked.py"), PACKAGE, what, topic),
+        *(sys.executable, *quiet, Path(__file__).with_name("blocked.py"), PACKAGE, what, topic),
         env={**os.environ, **in_environment(given), "PYTHONASYNCIODEBUG": ""},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
