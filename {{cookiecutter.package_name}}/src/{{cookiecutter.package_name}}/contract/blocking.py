@@ -1,6 +1,7 @@
 """A connector for code that has no event loop: views, tasks, scripts, threads."""
 
 import asyncio
+import atexit
 import os
 import threading
 import weakref
@@ -165,7 +166,9 @@ class ConnectorThread(Generic[S]):
         self._aside = DaemonThreads()
         self._loop.set_default_executor(self._aside)
         self._loop.call_soon(connector.start, context=Context())
-        self._at_exit = Finalize(None, close, exitpriority=0)  # `atexit` knows nothing of the children of a fork
+        self._close = close
+        atexit.register(close)  # now, so that it comes before what client libraries have registered
+        self._at_exit = Finalize(None, close, exitpriority=0)  # where a process of `multiprocessing` ends
         self._uses: set[asyncio.Task[Any]] = set()
         self._ending: Future[None] | None = None
         self._thread.start()
@@ -190,6 +193,7 @@ class ConnectorThread(Generic[S]):
         """Begin to end, unless that has begun."""
         if self._ending is None:
             self._at_exit.cancel()
+            atexit.unregister(self._close)
             self._ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
 
     def wait(self) -> None:
