@@ -1,6 +1,7 @@
 """What the tests are about: the package, by one name wherever it is needed."""
 
 from {{ cookiecutter.package_name }} import (
+    BlockingConnector,
     Connector,
     Settings,
     Topic,
@@ -20,6 +21,7 @@ from {{ cookiecutter.package_name }}.transport import (
 )
 
 __all__ = [
+    "BlockingConnector",
     "BrokerTransport",
     "Connector",
     "Settings",

@@ -1,11 +1,11 @@
 """A message connector: joins a node of a cluster of realtime servers to the others through a broker."""
 
 from .about import BROKER_NAME, SERIALIZATION, __version__
-from .contract import MessageConnector, Topic, private_topic
+from .contract import BlockingMessageConnector, MessageConnector, Topic, private_topic
 from .settings import Settings
 from .transport import BrokerTransport
 
-__all__ = ["Connector", "Settings", "Topic", "__version__", "private_topic"]
+__all__ = ["BlockingConnector", "Connector", "Settings", "Topic", "__version__", "private_topic"]
 
 
 class Connector(MessageConnector[Settings]):
@@ -16,3 +16,9 @@ class Connector(MessageConnector[Settings]):
     Settings = Settings
     transport_class = BrokerTransport
     default_serialization = SERIALIZATION
+
+
+class BlockingConnector(BlockingMessageConnector[Settings]):
+    """Does the same for code without an event loop, in any thread; see `BlockingMessageConnector`."""
+
+    connector_class = Connector

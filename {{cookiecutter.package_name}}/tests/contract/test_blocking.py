@@ -1,0 +1,262 @@
+"""Chapter L: the same connector for code without an event loop."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..subject import BlockingConnector, Connector, Settings, contract
+from .nodes import Log, Node, in_environment, patience
+from .plugin import Change, MakeNode
+from .proxy import Proxy
+
+PACKAGE = Connector.__module__.partition(".")[0]
+
+MakeBlocking = Callable[..., BlockingConnector]
+
+
+class Mailbox(Log):
+    """Collects what threads say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self, item: Any = None) -> None:
+        self._loop.call_soon_threadsafe(super().__call__, item)
+
+
+@pytest.fixture
+async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
+    """Makes blocking connectors, which are closed at the end."""
+    made: list[BlockingConnector] = []
+
+    def make(**changes: Any) -> BlockingConnector:
+        made.append(BlockingConnector(change(**changes)))
+        return made[-1]
+
+    yield make
+    async with patience("the end of all threads"):
+        for each in made:
+            await asyncio.to_thread(each.close)
+
+
+async def run_blocked(given: Settings, what: str, topic: str) -> None:
+    """Run the program `blocked.py`; return when it has ended well."""
+    quiet = "ignore:This process:DeprecationWarning"  # it comes with each fork of a process that has threads
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", quiet, str(Path(__file__).with_name("blocked.py")), PACKAGE, what, topic),
+        env={**os.environ, **in_environment(given), "PYTHONASYNCIODEBUG": ""},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with patience("the end of the program"):
+            _, complaints = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert (process.returncode, complaints.decode()) == (0, "")
+
+
+@pytest.mark.clause("L10", "M7")
+async def test_all_threads_share_one_connection(
+    node: MakeNode, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    other: Node = await node()
+    mailbox, connector = Log(), blocking(**through)
+    await other.subscribe(topic, mailbox)
+    gate = threading.Barrier(16)
+
+    def speak(thread: int) -> None:
+        gate.wait()
+        for number in range(63):
+            connector.publish(topic, [thread, number])
+
+    before = proxy.accepted
+    await asyncio.to_thread(connector.publish, topic, [16, 0])
+    needed = proxy.accepted - before
+    with ThreadPoolExecutor(16) as threads:
+        async with patience("publishing from 16 threads"):
+            await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(threads, speak, n) for n in range(16)))
+    heard = await mailbox.count(1 + 16 * 63)
+    assert [[number for thread, number in heard if thread == n] for n in range(16)] == [list(range(63))] * 16
+    assert proxy.accepted - before == needed
+
+
+@pytest.mark.clause("L10", "L11")
+async def test_a_first_use_waits_for_the_broker(
+    node: MakeNode, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    other: Node = await node()
+    mailbox, outcomes = Log(), Mailbox()
+    await other.subscribe(topic, mailbox)
+    await proxy.refuse()
+    hasty, patient = blocking(**through, publish_timeout=0.3), blocking(**through)
+    with pytest.raises(contract.PublishUnconfirmedError, match="publish_timeout"):
+        await asyncio.to_thread(hasty.publish, topic, "in vain")
+    await asyncio.to_thread(patient.publish_nowait, topic, "first", outcomes)
+    publishing = asyncio.ensure_future(asyncio.to_thread(patient.publish, topic, "second"))
+    await proxy.heal()
+    async with patience("a publish that waits"):
+        await publishing
+    assert await outcomes.count(1) == [None]
+    await asyncio.to_thread(hasty.publish, topic, "third")
+    assert [each for each in await mailbox.until(lambda items: "third" in items) if each != "in vain"] == [
+        *("first", "second", "third")
+    ]
+
+
+@pytest.mark.clause("L10", "E1", "S3")
+async def test_errors_are_those_of_a_connector(blocking: MakeBlocking, topic: str) -> None:
+    connector = blocking(max_message_bytes=1000)
+    for publish in (connector.publish, connector.publish_nowait):
+        for message, error in (({1}, contract.SerializationError), ("x" * 2000, contract.MessageTooLargeError)):
+            with pytest.raises(error):
+                await asyncio.to_thread(publish, topic, message)
+    with pytest.raises(contract.UnsubscribeError):
+        await asyncio.to_thread(connector.unsubscribe, topic, print)
+    with pytest.raises(TypeError, match="settings must be Settings"):
+        BlockingConnector("redis://127.0.0.1")  # type: ignore[arg-type]
+
+
+@pytest.mark.clause("L10", "M11")
+async def test_a_listener_that_blocks_delays_nobody(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
+    other: Node = await node()
+    connector, gate, slow, quick, at_other = blocking(), threading.Event(), Mailbox(), Mailbox(), Log()
+    await other.subscribe(f"{topic}-back", at_other)
+
+    def block(message: Any) -> None:
+        gate.wait()
+        slow(message)
+
+    for _ in range(2):  # the second time, the listener is there
+        await asyncio.to_thread(connector.subscribe, topic, block)
+    await asyncio.to_thread(connector.subscribe, topic, quick)
+    for number in range(3):
+        await other.publish(topic, number)
+    assert await quick.count(3) == [0, 1, 2]
+    async with patience("a publish beside a listener that blocks"):
+        await asyncio.to_thread(connector.publish, f"{topic}-back", "not delayed")
+    assert await at_other.count(1) == ["not delayed"]
+    assert slow.items == []
+    gate.set()
+    assert await slow.count(3) == [0, 1, 2]
+    await asyncio.to_thread(connector.unsubscribe, topic, block)
+    await other.publish(topic, "marker")
+    assert await quick.before("marker") == slow.items == [0, 1, 2]
+
+
+@pytest.mark.clause("L10", "M9")
+async def test_a_listener_may_do_all_that_others_may(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
+    other: Node = await node()
+    connector, answers, heard, done = blocking(), Log(), Mailbox(), Mailbox()
+    await other.subscribe(f"{topic}-answers", answers)
+
+    def use(message: Any) -> None:
+        connector.publish(f"{topic}-answers", message)
+        connector.subscribe(f"{topic}-more", heard)
+        connector.unsubscribe(topic, use)
+        connector.close()
+        done()
+
+    await asyncio.to_thread(connector.subscribe, topic, use)
+    await other.publish(topic, "use it")
+    await done.count(1)
+    assert await answers.count(1) == ["use it"]
+    with pytest.raises(contract.ClosedError):
+        await asyncio.to_thread(connector.publish, topic, "late")
+
+
+@pytest.mark.clause("L10", "M9")
+async def test_calls_on_the_connectors_own_thread_never_wait_for_themselves(
+    node: MakeNode, blocking: MakeBlocking, topic: str
+) -> None:
+    other: Node = await node()
+    connector, answers, errors, closed = blocking(), Log(), Mailbox(), Mailbox()
+    await other.subscribe(f"{topic}-answers", answers)
+
+    async def use(message: Any) -> None:
+        try:
+            connector.publish(topic, message)
+        except RuntimeError as error:
+            errors(error)
+        connector.publish_nowait(f"{topic}-answers", message, close)
+
+    def close(_: object) -> None:
+        connector.close()
+        closed()
+
+    await asyncio.to_thread(connector.subscribe, topic, use)
+    await other.publish(topic, "use it")
+    assert await answers.count(1) == ["use it"]
+    assert "publish_nowait" in str((await errors.count(1))[0])
+    await closed.count(1)
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_closing_ends_all_threads(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
+    other: Node = await node()
+    mailbox, before = Log(), set(threading.enumerate())
+    await other.subscribe(topic, mailbox)
+    unused, connector, heard = blocking(), blocking(), Mailbox()
+
+    def close() -> None:
+        unused.close()
+        with pytest.raises(contract.ClosedError):
+            unused.publish(topic, "never")
+        with connector:
+            connector.subscribe(f"{topic}-quiet", heard)
+            for number in range(1000):
+                connector.publish_nowait(topic, number)
+            closing = threading.Thread(target=connector.close)
+            closing.start()
+        closing.join()
+
+    async with patience("the end of all threads"):
+        with ThreadPoolExecutor(1) as thread:
+            await asyncio.get_running_loop().run_in_executor(thread, close)
+    assert await mailbox.count(1000) == list(range(1000))
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_what_was_accepted_is_sent_before_the_interpreter_exits(
+    node: MakeNode, given: Settings, topic: str
+) -> None:
+    other: Node = await node()
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    await run_blocked(given, "ends", topic)
+    assert await mailbox.count(100) == [["parent", number] for number in range(100)]
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_each_process_is_a_node_of_its_own(node: MakeNode, given: Settings, topic: str) -> None:
+    await check_forks(await node(), given, "forks", topic)
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_a_fork_may_come_when_it_is_in_use(node: MakeNode, given: Settings, topic: str) -> None:
+    await check_forks(await node(), given, "forks-late", topic)
+
+
+async def check_forks(other: Node, given: Settings, what: str, topic: str) -> None:
+    """Run `blocked.py`; check that all is heard that its three processes say."""
+    if not hasattr(os, "fork"):
+        pytest.skip("not applicable: no process forks on this system")
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    await run_blocked(given, what, topic)
+    heard = [each for each in await mailbox.count(301 if what == "forks-late" else 300) if each != ["early", 0]]
+    for name in ("parent", "forked", "multiprocessing"):
+        assert [number for who, number in heard if who == name] == list(range(100))
+    assert other.stats()["duplicates"] == 0
