@@ -147,9 +147,7 @@ class Node:
             case Code.CLUSTER if action == Presence.LEAVES:
                 self.servers.discard(sender)
             case Code.STATE if action == State.ASKED:
-                names = {Registry.EVENTS: self._listeners, Registry.PROCEDURES: self._procedures}
-                registry = message["registryTopic"]
-                await self._tell_state(registry, State.ALL, to=sender, fullState=list(names.get(registry, ())))
+                await self._tell_state(message["registryTopic"], State.ALL, to=sender, fullState=self._names(message))
             case Code.EVENT if action == EMIT:
                 for listener in self._listeners.get(message["name"], ()):
                     listener(data_of(message))
@@ -157,6 +155,15 @@ class Node:
                 task = asyncio.create_task(self._answer(sender, message))
                 self._calls.add(task)
                 task.add_done_callback(self._calls.discard)
+
+    def _names(self, question: Message) -> list[str]:
+        """Return what this node has in the registry that is asked for."""
+        match question["registryTopic"]:
+            case Registry.EVENTS:
+                return list(self._listeners)
+            case Registry.PROCEDURES:
+                return list(self._procedures)
+        return []
 
     async def _answer(self, server: str, request: Message) -> None:
         async def reply(action: Call, **fields: Any) -> None:

@@ -109,6 +109,10 @@ class Program:
         """Return the data of the events of a name."""
         return [what["data"] for what in self.said if what["is"] == "event" and what["name"] == name]
 
+    async def until_heard(self, name: str, count: int) -> None:
+        """Return when so many events of a name were heard."""
+        await self.until(lambda: len(self.heard(name)) >= count, f"{count} of {name}")
+
     async def call(self, name: str, data: Any) -> dict[str, Any]:
         """Call a procedure, and return what comes of it."""
         before = len(self.said)
@@ -138,6 +142,8 @@ class World:
 
     def __init__(self, broker: Any, programs: Path, closing: AsyncExitStack) -> None:
         self.broker = broker
+        self.errors: list[Exception] = []
+        """What the connector of the Python node has told."""
         self._closing = closing
         self._programs = programs
 
@@ -159,12 +165,12 @@ class World:
         self._closing.push_async_callback(program.stop)
         return program
 
-    async def server(self, name: str) -> tuple[Program, Program]:
-        """Start a deepstream server, and a client of it."""
+    async def server(self, name: str, **options: Any) -> tuple[Program, Program]:
+        """Start a deepstream server, and a client of it; the options are those of the cluster node."""
         from tests.contract.server import free_port
 
         port = free_port()
-        server = await self.start("node", "server.js", name, port, self.broker.url)
+        server = await self.start("node", "server.js", name, port, json.dumps({"url": self.broker.url, **options}))
         await server.until_line("Deepstream started")
         client = await self.start("node", "tests/client.js", port)
         await client.until_line("ready")
@@ -177,15 +183,13 @@ class World:
         return server
 
     async def node(self, name: str = "python", **settings: Any) -> Any:
-        """Let a Python node join; what its connector tells as errors is in `errors`."""
+        """Let a Python node join."""
         from deepstream_msg_redis import Connector, Settings
         from node import Node
 
         connector = Connector(Settings(url=self.broker.url, node_name=name, **settings))
-        node = Node(connector)
-        node.errors = []
-        connector.on("error", node.errors.append)
-        return await self._closing.enter_async_context(node)
+        connector.on("error", self.errors.append)
+        return await self._closing.enter_async_context(Node(connector))
 
 
 @pytest_asyncio.fixture

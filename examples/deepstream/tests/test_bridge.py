@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 pytestmark = pytest.mark.asyncio
 
-VALUES = [None, True, False, 0, -1.5, "", "Zoë", [], {"a": [{"b": "\N{RABBIT FACE}"}]}]
+VALUES: list[Any] = [None, True, False, 0, -1.5, "", "Zoë", [], {"a": [{"b": "\N{RABBIT FACE}"}]}]
 NO_EVENTS = [
     b"\xff",
     b"[1]",
@@ -49,12 +49,12 @@ async def test_events_cross_the_bridge_both_ways_and_none_is_doubled(world: Worl
     for client in (first, second, new):
         for name in ("from old", "from new", "from Python"):
             if (client, name) != (first, "from old"):
-                await client.until(lambda c=client, n=name: len(c.heard(n)) >= len(VALUES), name)
+                await client.until_heard(name, len(VALUES))
     await eventually(lambda: len(python) >= len(VALUES), lambda: python)
     second.tell("emit", "last")
     await node.emit("last")
     for client in (first, new):
-        await client.until(lambda c=client: len(c.heard("last")) == 2, "last")
+        await client.until_heard("last", 2)
     assert python == VALUES
     assert first.heard("from old") == []
     for client in (second, new):
@@ -73,7 +73,7 @@ async def test_what_is_no_event_of_an_old_server_is_left_out(world: World) -> No
         for payload in NO_EVENTS:
             await redis.publish("E", payload)
         await redis.publish("E", json.dumps({"topic": "E", "action": "EVT", "data": ["x", "Sgood"], "_s": "other"}))
-    await new.until(lambda: new.heard("x"), "an event")
+    await new.until_heard("x", 1)
     assert new.heard("x") == ["good"]
     assert len([line for line in bridge.lines if "WARNING" in line]) == len(NO_EVENTS) - 1
 
@@ -86,4 +86,5 @@ async def test_the_bridge_is_there_again_after_the_broker(world: World) -> None:
     await bridge.until(lambda: sum("Listening" in line for line in bridge.lines) == 2, "listening again")
     async with Redis(port=world.broker.port) as redis:
         await redis.publish("E", json.dumps({"topic": "E", "action": "EVT", "data": ["from old", "N1"], "_s": "other"}))
-    await new.until(lambda: new.heard("from old") == [1], "an event")
+    await new.until_heard("from old", 1)
+    assert new.heard("from old") == [1]
