@@ -1,4 +1,4 @@
-// A cluster node for deepstream servers 5 to 10 that speaks the frames of the Python connectors, over Redis or Valkey.
+// A cluster node for deepstream servers from version 5 on that speaks the frames of the Python connectors, over Redis or Valkey.
 'use strict'
 
 const { randomBytes } = require('node:crypto')
@@ -45,6 +45,7 @@ module.exports = class FramedClusterNode {
     this.wasUp = false
     this.asked = new Map() // by topic: the questions that are answered together
     this.wanted = new Set() // topics whose numbers others want to know
+    this.mustSpeak = false
     this.quickest = new Map()
   }
 
@@ -205,14 +206,17 @@ module.exports = class FramedClusterNode {
     if (isBack) this.receiver.askAgain(now(), frame.sender)
     if (!topics.length && !isBack) return
     topics.forEach(topic => this.wanted.add(topic))
+    this.mustSpeak ||= isBack
     this.informing ??= setTimeout(() => this.inform(), Math.random() * ANSWER_DELAY)
   }
 
   // Tells what others want to know; who has come back waits to hear us, even if there is nothing to tell.
   inform () {
-    this.informing = null
-    this.say({ counts: this.sender.counts([...this.wanted], now()) })
+    const counts = this.sender.counts([...this.wanted], now())
+    if (counts.length || this.mustSpeak) this.say({ counts })
     this.wanted.clear()
+    this.mustSpeak = false
+    this.informing = null
   }
 
   onQuestion (question, delay) {

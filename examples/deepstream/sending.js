@@ -123,7 +123,7 @@ class Sender {
 
   // Returns the frames that answer some questions about one topic. An age is in microseconds.
   answer (topic, questions, now) {
-    const lane = this.lane(topic)
+    const lane = this.lanes.get(topic) ?? new Lane(topic)
     const starts = questions.map(({ first, age }) => {
       const start = Math.min(first, lane.reached)
       return age === null ? start : Math.max(start, Math.min(lane.since(now - age / 1000), lane.reached))

@@ -54,7 +54,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = ["install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
     ended = subprocess.run([*installer, *install], cwd=folder.parent, capture_output=True, text=True, check=False)
     if ended.returncode:
-        without(f"npm cannot install the packages: {ended.stderr[-1000:]}")
+        without(f"npm cannot install the packages: {' '.join(ended.stderr.splitlines()[:3])}")
     return folder
 
 
