@@ -21,6 +21,7 @@ const DEFAULTS = {
 const QUICKEST = 60000 // for so long, the quickest frame of a node is the measure for its others
 const ANSWER_DELAY = 20
 const LATEST_DELAY = 5000
+const RETRY = 1000
 
 const now = () => performance.now()
 const nameOf = topic => TOPIC[topic] || STATE_REGISTRY_TOPIC[topic] || String(topic)
@@ -94,7 +95,7 @@ module.exports = class FramedClusterNode {
     await this.tell([...this.sender.lanes.keys()])
     await this.say({ isLeaving: true })
     this.isClosed = true
-    const timers = [this.pinging, this.telling, this.asking, this.answering, this.informing]
+    const timers = [this.pinging, this.telling, this.asking, this.answering, this.informing, this.retrying]
     timers.forEach(timer => clearTimeout(timer))
     this.publisher.disconnect()
     this.subscriber.disconnect()
@@ -125,7 +126,7 @@ module.exports = class FramedClusterNode {
       await this.subscriber.subscribe(this.options.controlTopic, ...topics)
     } catch (error) {
       this.complain(`cannot subscribe: ${error.message}`)
-      this.subscriber.disconnect(true)
+      this.retrying = setTimeout(() => this.isUp || this.restore(), RETRY)
       return
     }
     if (this.publisher.status !== 'ready') return
