@@ -104,7 +104,7 @@ async def test_a_wrong_password_is_told_without_showing_it(
     ("settings", "rule"),
     [
         ({"sasl_mechanism": "OAUTHBEARER", "username": "somebody"}, "OAUTHBEARER needs a token"),
-        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after the hosts"),
+        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after its hosts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], rule: str) -> None:

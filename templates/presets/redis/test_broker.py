@@ -312,16 +312,16 @@ async def test_what_a_server_says_without_being_asked_is_a_loss(
 @pytest.mark.parametrize(
     ("url", "rule"),
     [
-        ("redis://127.0.0.1/1", "the same in all databases"),
-        ("redis://127.0.0.1?protocol=2", "takes no options"),
-        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
+        ("redis://127.0.0.1/1", "must end after its hosts"),
+        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "must end after its hosts"),
+        ("redis+sentinel://127.0.0.1/nodes?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
         ("unix:///run/redis?password=s3cr3t", "takes no options"),
         ("redis+sentinel://127.0.0.1", "name of the primary"),
         ("redis+sentinel://127.0.0.1/nodes/1", "name of the primary"),
     ],
 )
 def test_what_the_url_says_in_vain_is_refused(url: str, rule: str) -> None:
-    with pytest.raises(ValidationError, match=f"url: .*{rule}") as raised:
+    with pytest.raises(ValidationError, match=rule) as raised:
         Settings(url=SecretStr(url))
     assert "s3cr3t" not in str(raised.value)
 

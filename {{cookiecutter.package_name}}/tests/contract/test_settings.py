@@ -77,6 +77,20 @@ def test_a_url_that_could_be_misread_is_refused_and_not_shown(rest: str) -> None
 
 
 @pytest.mark.clause("L1")
+@pytest.mark.parametrize("rest", ["/path", "?option=s3cr3t", "/?password=s3cr3t"])
+def test_a_url_that_goes_on_after_its_hosts_is_refused_where_a_scheme_has_hosts_only(rest: str) -> None:
+    class Hosts(contract.ConnectorSettings):
+        schemes_with_hosts_only = ("hosts",)
+
+    assert len(Hosts(url="hosts://u:s3cr3t@one,other:1/").targets()) == 2
+    assert Hosts(url=f"paths://one{rest}").address.rest == rest
+    with pytest.raises(ValidationError, match="must end after its hosts") as raised:
+        Hosts(url=f"hosts://u:s3cr3t@one{rest}", heartbeat=0)
+    assert "heartbeat" in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
+
+
+@pytest.mark.clause("L1")
 @pytest.mark.parametrize(
     ("field", "text", "value"),
     [
