@@ -25,3 +25,9 @@ class Settings(TlsSettings):
         description="The client identifier, for a broker with rights by it; no two nodes may have the same. "
         "Random when not given.",
     )
+    max_frame_bytes: int | None = Field(
+        default=None,
+        gt=1024,
+        description="The largest message that the broker takes, in bytes, if it takes less than it says: nothing "
+        "larger is sent to it.",
+    )

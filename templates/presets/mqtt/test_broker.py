@@ -78,9 +78,14 @@ async def test_the_broker_sends_nobody_his_own_messages(node: MakeNode, topic: s
 
 
 @pytest.mark.clause("S5")
-async def test_more_than_the_broker_takes_is_too_large(serve: Serve, node: MakeNode, topic: str) -> None:
-    url = serve(configuration=["max_packet_size 4000"]).url
-    publisher, subscriber = await node(url=url), await node(url=url)
+@pytest.mark.parametrize(
+    ("limit", "told"), [("max_packet_size 4000", None), ("message_size_limit 2990", 2990)], ids=["known", "unknown"]
+)
+async def test_more_than_the_broker_takes_is_too_large(
+    serve: Serve, node: MakeNode, topic: str, limit: str, told: int | None
+) -> None:
+    url = serve(configuration=[limit]).url
+    publisher, subscriber = await node(url=url, max_frame_bytes=told), await node(url=url)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
     with pytest.raises(contract.MessageTooLargeError):
