@@ -22,7 +22,7 @@ class Broker(Server):
     configuration: Sequence[str] = ()
 
     def command(self) -> list[str]:
-        lines = [f"user {getpass.getuser()}", f"listener {self.port} 127.0.0.1"]
+        lines = [f"user {getpass.getuser()}", "set_tcp_nodelay true", f"listener {self.port} 127.0.0.1"]
         lines += [f"allow_anonymous {'false' if self.login else 'true'}", *self.configuration]
         if self.certificate:
             files = self.certificate
