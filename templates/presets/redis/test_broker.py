@@ -327,6 +327,16 @@ def test_what_the_url_says_in_vain_is_refused(url: str, rule: str) -> None:
 
 
 @pytest.mark.clause("L1", "L9")
+@pytest.mark.parametrize("url", ["redis://127.0.0.1", "rediss://127.0.0.1", "unix:///run/redis"])
+@pytest.mark.parametrize("field", ["sentinel_username", "sentinel_password"])
+def test_a_login_for_sentinels_is_refused_where_there_are_none(url: str, field: str) -> None:
+    login: dict[str, Any] = {field: "s3cr3t"}
+    with pytest.raises(ValidationError, match=f"{field}: only for the sentinels") as raised:
+        Settings(url=SecretStr(url), **login)
+    assert "s3cr3t" not in str(raised.value)
+
+
+@pytest.mark.clause("L1", "L9")
 def test_a_unix_socket_with_tls_is_refused() -> None:
     with pytest.raises(ValidationError, match="a Unix socket has no TLS"):
         Settings(url=SecretStr("unix:///run/redis"), tls=True)
