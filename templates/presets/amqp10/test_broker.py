@@ -13,7 +13,18 @@ from typing import Any
 import pytest
 from proton import Message
 
-from .broker import LARGEST, SILENCE, ActiveMQ, AmqpServer, Broker, Entities, Management, Qpid, RabbitMQ, ServiceBus
+from .broker import (
+    LARGEST,
+    SILENCE,
+    ActiveMQ,
+    AmqpServer,
+    Broker,
+    Entities,
+    Management,
+    Qpid,
+    RabbitMQWithPlugin,
+    ServiceBus,
+)
 from .contract.public import (
     PATIENCE,
     Change,
@@ -42,7 +53,7 @@ def own(broker: Broker) -> Broker:
     return broker
 
 
-@pytest.fixture(scope="module", params=[ActiveMQ, Qpid, RabbitMQ], ids=lambda kind: kind.kind)
+@pytest.fixture(scope="module", params=[ActiveMQ, Qpid, RabbitMQWithPlugin], ids=lambda kind: kind.kind)
 def other(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AmqpServer]:
     """A server of another kind, running."""
     server: AmqpServer = request.param(tmp_path_factory.mktemp("other"))

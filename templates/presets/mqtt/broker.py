@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .contract.clusters import Cluster
-from .contract.server import READY_WITHIN, Server, find_program
+from .contract.public import READY_WITHIN, Cluster, Server, find_program
 
 INSTALL = "apt-get install mosquitto, or brew install mosquitto"
 

@@ -18,9 +18,9 @@ from nats.errors import NoRespondersError
 from pydantic import ValidationError
 
 from .broker import ThreeServers
-from .contract.certificates import Authority
 from .contract.public import (
     PATIENCE,
+    Authority,
     Change,
     Log,
     MakeHost,

@@ -11,8 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .contract.clusters import Cluster
-from .contract.server import Missing, Server, find_program
+from .contract.public import Cluster, Missing, Server, find_program
 
 UNPRIVILEGED = [
     *("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT"),

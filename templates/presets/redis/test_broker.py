@@ -13,8 +13,7 @@ from pydantic import SecretStr, ValidationError
 from redis.asyncio import Redis
 
 from .broker import Broker, RedisCluster, Sentinel, Sentinels
-from .contract.certificates import Authority
-from .contract.public import Change, Log, MakeNode, Node, Serve, Wire
+from .contract.public import Authority, Change, Log, MakeNode, Node, Serve, Wire
 from .subject import Settings, contract
 
 

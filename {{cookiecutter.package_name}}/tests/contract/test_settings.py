@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ..subject import Connector, Settings, Topic, contract, private_topic
 from .nodes import Node, SpiedNode, somewhere
-from .plugin import Change, MakeNode
+from .public import Change, MakeNode
 from .server import at_port, free_port
 
 _audited: list[str] | None = None
