@@ -1,4 +1,4 @@
-"""The imports of the machinery keep to the floors that `docs/architecture.md` gives its modules."""
+"""The imports of the machinery keep to the floors of `docs/architecture.md`, and those of presets' tests to public names."""
 
 import ast
 import re
@@ -102,3 +102,15 @@ def test_pure_modules_import_nothing_that_acts() -> None:
     for module in sorted(pure):
         acting = sorted(GRAPH[module].others & WORLD | GRAPH[module].ours - pure)
         assert not acting, f"{module} is pure, and imports {acting}"
+
+
+@pytest.mark.parametrize("module", ["broker", "test_broker"])
+def test_tests_of_presets_take_from_the_pack_only_what_is_public(module: str) -> None:
+    files = sorted((ROOT / "templates" / "presets").glob(f"*/{module}.py"))
+    assert files
+    for file in files:
+        nodes = [
+            node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)
+        ]
+        used = {str(node.module) for node in nodes if node.level and str(node.module).startswith("contract")}
+        assert used <= {"contract.public"}, f"{file.parent.name}/{file.name} imports from {sorted(used)}"

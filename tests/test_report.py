@@ -46,7 +46,7 @@ class BrokerTransport(Transport[Settings]):
 '''
 
 BROKER = '''
-from .contract.server import Missing, Server
+from .contract.public import Missing, Server
 
 
 class Broker(Server):
@@ -256,7 +256,7 @@ def test_a_server_does_not_start_on_the_port_of_another(make: MAKE) -> None:
     tests = """
 import socket, sys
 from .broker import Broker
-from .contract.server import Server
+from .contract.public import Server
 
 class Real(Broker):
     start = Server.start

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from .contract.clusters import Cluster
-from .contract.rabbitmq import PortMapper, RabbitMQ
+from .contract.public import Cluster, PortMapper, RabbitMQ
 
 OWN = r"^deepstream(\..*)?$"
 DEFINITIONS = {

@@ -27,10 +27,7 @@ from proton import (
 )
 from proton.utils import BlockingConnection
 
-from .contract import rabbitmq
-from .contract.clusters import Cluster
-from .contract.java import fetch, java
-from .contract.server import READY_WITHIN, Server, free_port
+from .contract.public import READY_WITHIN, Cluster, RabbitMQ, Server, fetch, free_port, java
 
 USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
 """Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all.
@@ -391,7 +388,7 @@ class Qpid(JavaServer):
         }
 
 
-class RabbitMQ(AmqpServer, rabbitmq.RabbitMQ):
+class RabbitMQWithPlugin(AmqpServer, RabbitMQ):
     """RabbitMQ with its plugin for AMQP 1.0."""
 
     kind = "rabbitmq"

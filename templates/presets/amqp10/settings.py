@@ -23,6 +23,7 @@ class Settings(TlsSettings):
     """Artemis, ActiveMQ, Qpid Broker-J, RabbitMQ with its plugin rabbitmq_amqp1_0, Azure Service Bus."""
 
     schemes: ClassVar = ("amqp", "amqps")
+    schemes_with_hosts_only: ClassVar = schemes
     tls_schemes: ClassVar = ("amqps",)
 
     url: SecretStr = Field(
@@ -65,8 +66,6 @@ class Settings(TlsSettings):
             raise ValueError("server = servicebus needs a subscription, this node's own")
         if self.management and self.server != "servicebus":
             raise ValueError("management is for server = servicebus alone")
-        if self.address.rest not in ("", "/"):
-            raise ValueError("the url ends after its last host: what a path or an option would say, other settings say")
         return self
 
     def address_of(self, topic: str, receives: bool) -> str:

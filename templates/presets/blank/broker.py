@@ -1,10 +1,11 @@
 """How a broker is started for the tests. Optional: without it, the tests need one that is running already.
 
 `Server` has more to fill in where a broker needs it: `is_ready`, `version`, `environment`; for several ports, name the
-settings that lead to them in `addresses`, and take each from `self.ports`. `find_program` finds a program on PATH.
+settings that lead to them in `addresses`, and take each from `self.ports`. `tests.contract.public` has all that may be
+used of the pack, such as `find_program`, which finds a program on PATH.
 """
 
-from .contract.server import Server
+from .contract.public import Server
 
 
 class Broker(Server):

@@ -8,8 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
-from .contract.clusters import Cluster
-from .contract.server import Server
+from .contract.public import Cluster, Server
 
 ROUTER = """
 import sys, threading, zenoh

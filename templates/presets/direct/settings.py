@@ -4,9 +4,9 @@ import json
 from base64 import b64encode
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-from pydantic import Field, FilePath, SecretStr, model_validator
+from pydantic import Field, FilePath, SecretStr
 
 from .contract import TlsSettings
 
@@ -18,6 +18,7 @@ class Settings(TlsSettings):
     """Zenoh 1.10 or later: peers that find each other, or a node that is reached through one of them or a router."""
 
     schemes: ClassVar = ("zenoh", "zenohs")
+    schemes_with_hosts_only: ClassVar = schemes
     tls_schemes: ClassVar = ("zenohs",)
 
     url: SecretStr = Field(
@@ -42,14 +43,6 @@ class Settings(TlsSettings):
     users_file: FilePath | None = Field(
         default=None, description="A file with a line user:password for each user whom a node that listens lets in."
     )
-
-    @model_validator(mode="after")
-    def _heeds_all_of_the_url(self) -> Self:
-        if self.address.rest not in ("", "/"):
-            raise ValueError(
-                "url: it must end after the hosts, since TLS, login and all else are settings of their own"
-            )
-        return self
 
     @property
     def patience(self) -> float:

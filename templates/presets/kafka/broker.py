@@ -8,11 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from .contract.blanks import TEST_URL
-from .contract.certificates import Authority
-from .contract.clusters import Cluster
-from .contract.java import fetch, java
-from .contract.server import Server, free_port
+from .contract.public import TEST_URL, Authority, Cluster, Server, fetch, free_port, java
 from .subject import contract
 
 VERSION = "3.9.1"

@@ -9,6 +9,7 @@ import logging
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from aiokafka import errors  # type: ignore[import-untyped]
@@ -22,6 +23,9 @@ from .settings import Settings
 
 ASKING, READING, MAKING = "asking", "reading", "making"
 """The connections to one broker: what waits for messages, or makes a topic, would keep all other requests waiting."""
+
+AT_ONCE = 500
+"""For how many topics one request asks: to read the answer for more would hold up the event loop."""
 
 NO_TIMEOUT = 2**31
 DONE = 0, errors.TopicAlreadyExistsError.errno
@@ -42,9 +46,12 @@ class Client:
         self._lost = lost
         self._named: ssl.SSLContext | None = None  # for the broker of the url, whose name may stand for an address
         self._unnamed: ssl.SSLContext | None = None  # for those that it names
-        self._brokers: dict[int, Target] = {}
+        self._brokers: dict[int | None, Target] = {}
         self._attempts: dict[tuple[Target, str], asyncio.Task[_Connection]] = {}
         self._topics_in_the_making = 0
+        self._looking = asyncio.Lock()
+        self._wanted: set[str] = set()
+        self._found: dict[str, tuple[int, int | None]] = {}
 
     async def enter(self, settings: Settings) -> None:
         """Connect to the broker of the url, which is asked for all others."""
@@ -68,10 +75,18 @@ class Client:
         return attempt.result()
 
     async def leader(self, topic: str) -> Target:
-        """Return the broker that leads a topic."""
-        code, *_, partitions = (await self._learn(self._home, ASKING, [topic])).topics[0]
+        """Return the broker that leads a topic; one request at a time asks for all topics that wait."""
+        self._wanted.add(topic)
+        async with self._looking:
+            if topic in self._wanted:
+                topics = {topic, *islice(self._wanted, AT_ONCE)}
+                answer = await self._learn(self._home, ASKING, list(topics))
+                for code, name, *_, partitions in answer.topics:
+                    self._found[name] = code, {number: leader for _, number, leader, *_ in partitions}.get(0)
+                self._wanted -= topics
+        code, node = self._found[topic]
         _check(code, topic)
-        leader = self._brokers.get(next(leader for _, number, leader, *_ in partitions if number == 0))
+        leader = self._brokers.get(node)
         if leader is None:
             raise errors.LeaderNotAvailableError(topic)
         return leader

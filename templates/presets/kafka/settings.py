@@ -11,6 +11,7 @@ class Settings(TlsSettings):
     """Apache Kafka 2.1 or later, and what speaks its protocol; a whole cluster, found through any one of its brokers."""
 
     schemes: ClassVar = ("kafka",)
+    schemes_with_hosts_only: ClassVar = schemes
 
     url: SecretStr = Field(
         default=SecretStr("kafka://127.0.0.1:9092"),
@@ -69,10 +70,6 @@ class Settings(TlsSettings):
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
-        if self.address.rest.strip("/"):
-            raise ValueError(
-                "url: it must end after the hosts, since TLS, login and all else are settings of their own"
-            )
         if self.sasl_mechanism == "OAUTHBEARER" and self.password_file is None and not self.login[1]:
             raise ValueError("sasl_mechanism = OAUTHBEARER needs a token: password, or password_file")
         return self

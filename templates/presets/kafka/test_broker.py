@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # type: ignore[import-untyped]
+from aiokafka.conn import AIOKafkaConnection  # type: ignore[import-untyped]
+from aiokafka.errors import UnknownTopicOrPartitionError  # type: ignore[import-untyped]
+from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-untyped]
 from pydantic import SecretStr, ValidationError
 
 from .broker import Broker
@@ -104,7 +107,7 @@ async def test_a_wrong_password_is_told_without_showing_it(
     ("settings", "rule"),
     [
         ({"sasl_mechanism": "OAUTHBEARER", "username": "somebody"}, "OAUTHBEARER needs a token"),
-        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after the hosts"),
+        ({"url": "kafka://127.0.0.1:9092/?security_protocol=SSL"}, "must end after its hosts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], rule: str) -> None:
@@ -235,6 +238,32 @@ async def test_a_topic_whose_leader_is_frozen_keeps_no_node_away(
         assert leaderless.items == ["before"]
     assert await leaderless.count(2) == ["before", "while it is frozen"]
     assert len(subscriber.readies.items) == 2
+
+
+@pytest.mark.clause("R2")
+async def test_one_request_asks_for_all_topics_that_wait_for_a_leader(
+    given: Settings, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, send = Log(), AIOKafkaConnection.send
+
+    def count(connection: Any, request: Any, *arguments: Any) -> Any:
+        if isinstance(request, MetadataRequest):
+            asked()
+        return send(connection, request, *arguments)
+
+    monkeypatch.setattr(AIOKafkaConnection, "send", count)
+    client = sys.modules[BrokerTransport.__module__].Client(Log())
+    try:
+        await client.enter(given)
+        gone, *waiting = [asyncio.create_task(client.leader(f"{topic}-{number}")) for number in range(100)]
+        await asked.count(2)
+        gone.cancel()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        await client.close()
+    assert {type(outcome) for outcome in outcomes} == {UnknownTopicOrPartitionError}
+    assert len({str(outcome) for outcome in outcomes}) == 99
+    assert len(asked.items) == 3
 
 
 @pytest.mark.clause("R4", "M3")

@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .contract.clusters import Cluster
-from .contract.server import READY_WITHIN, Server, find_program
+from .contract.public import READY_WITHIN, Cluster, Server, find_program
 
 INSTALL = "apt-get install mosquitto, or brew install mosquitto"
 
@@ -22,7 +21,7 @@ class Broker(Server):
     configuration: Sequence[str] = ()
 
     def command(self) -> list[str]:
-        lines = [f"user {getpass.getuser()}", f"listener {self.port} 127.0.0.1"]
+        lines = [f"user {getpass.getuser()}", "set_tcp_nodelay true", f"listener {self.port} 127.0.0.1"]
         lines += [f"allow_anonymous {'false' if self.login else 'true'}", *self.configuration]
         if self.certificate:
             files = self.certificate

@@ -1,8 +1,8 @@
 """The settings of the MQTT connector."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
 from .contract import TlsSettings
 
@@ -11,6 +11,7 @@ class Settings(TlsSettings):
     """A broker that speaks MQTT 5: Mosquitto, EMQX, HiveMQ, NanoMQ, VerneMQ, a cloud's."""
 
     schemes: ClassVar = ("mqtt", "mqtts")
+    schemes_with_hosts_only: ClassVar = schemes
     tls_schemes: ClassVar = ("mqtts",)
 
     url: SecretStr = Field(
@@ -24,11 +25,9 @@ class Settings(TlsSettings):
         description="The client identifier, for a broker with rights by it; no two nodes may have the same. "
         "Random when not given.",
     )
-
-    @model_validator(mode="after")
-    def _ends_with_the_hosts(self) -> Self:
-        if self.address.rest not in ("", "/"):
-            raise ValueError(
-                "url must end with its hosts: MQTT has no path, and TLS and login have settings of their own"
-            )
-        return self
+    max_frame_bytes: int | None = Field(
+        default=None,
+        gt=1024,
+        description="The largest message that the broker takes, in bytes, if it takes less than it says: nothing "
+        "larger is sent to it.",
+    )

@@ -28,8 +28,6 @@ LARGEST_PACKET = 268_435_455
 REJECTIONS = "Client identifier not valid", "Bad user name or password", "Not authorized", "Banned"
 """What a broker says to a node that may not enter."""
 
-NO_READER = "this needs an event loop that can watch sockets: asyncio.SelectorEventLoop, for one, rather than {}"
-
 NO_TOPIC = "no/topic"
 """The name of no topic, since `escape` leaves no slash in one."""
 
@@ -66,7 +64,8 @@ class BrokerTransport(Transport[Settings]):
         try:
             self._loop.add_reader(sock, self._read, client)
         except NotImplementedError as error:
-            raise ConnectError(NO_READER.format(type(self._loop).__name__)) from error
+            text = f"{type(self._loop).__name__} watches no sockets, which this needs: use asyncio.SelectorEventLoop"
+            raise ConnectError(text) from error
         client.on_socket_register_write = lambda *_: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(sock)  # type: ignore[assignment]
         client.on_socket_close = lambda *_: self._loop.remove_reader(sock)  # type: ignore[assignment]
@@ -153,7 +152,8 @@ class BrokerTransport(Transport[Settings]):
             self.inbox.lost(ConnectError(str(reason), refused=str(reason) in REJECTIONS))
         elif not self._greeted.done():
             self._room = asyncio.Semaphore(getattr(properties, "ReceiveMaximum", 65_535))
-            self.max_frame_bytes = getattr(properties, "MaximumPacketSize", LARGEST_PACKET) - LONGEST_NAME - 10
+            told = getattr(properties, "MaximumPacketSize", LARGEST_PACKET) - LONGEST_NAME - 10
+            self.max_frame_bytes = min(told, self.settings.max_frame_bytes or told)
             self._greeted.set_result(None)
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: ReasonCode, properties: Any) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from .contract.clusters import Cluster
-from .contract.server import Server, find_program, free_port
+from .contract.public import Cluster, Server, find_program, free_port
 
 RELOADED = "Reloaded server configuration"
 """What the server writes to its log then."""

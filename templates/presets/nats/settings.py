@@ -1,9 +1,8 @@
 """The settings of the NATS connector."""
 
-import re
 from typing import ClassVar
 
-from pydantic import Field, FilePath, SecretStr, field_validator
+from pydantic import Field, FilePath, SecretStr
 
 from .contract import TlsSettings
 
@@ -12,6 +11,7 @@ class Settings(TlsSettings):
     """A NATS server 2.2 or later, or a cluster of them; core NATS, without JetStream."""
 
     schemes: ClassVar = ("nats", "tls")
+    schemes_with_hosts_only: ClassVar = schemes
     tls_schemes: ClassVar = ("tls",)
     user_may_be_token: ClassVar = True
 
@@ -28,10 +28,3 @@ class Settings(TlsSettings):
     tls_handshake_first: bool = Field(
         default=False, description="Whether TLS begins before the server's greeting, as its handshake_first says."
     )
-
-    @field_validator("url")
-    @classmethod
-    def _ends_with_the_hosts(cls, url: SecretStr) -> SecretStr:
-        if re.search("[/?]", re.sub(r"\w+://", "", url.get_secret_value()).rstrip("/")):
-            raise ValueError("must end with the hosts: NATS's options, such as those of TLS, are settings of their own")
-        return url

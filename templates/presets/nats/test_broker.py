@@ -18,9 +18,9 @@ from nats.errors import NoRespondersError
 from pydantic import ValidationError
 
 from .broker import ThreeServers
-from .contract.certificates import Authority
 from .contract.public import (
     PATIENCE,
+    Authority,
     Change,
     Log,
     MakeHost,
@@ -138,7 +138,7 @@ async def test_a_credentials_file_lets_in(serve: Serve, node: MakeNode, tmp_path
 @pytest.mark.clause("L1")
 @pytest.mark.parametrize("end", ["/path", "?tls=true", "/?name=x", "/a,other:4222"])
 def test_what_a_url_of_nats_cannot_say_is_refused(end: str) -> None:
-    with pytest.raises(ValidationError, match="url"):
+    with pytest.raises(ValidationError, match=r"must end after its hosts|must look like"):
         Settings(url=f"nats://127.0.0.1:4222{end}")
     assert len(Settings(url="nats://a:1,nats://b:2").targets()) == 2
 

@@ -1,22 +1,23 @@
 """The servers for the tests: PostgreSQL, which the machine has, with files of its own; alone, or with a standby."""
 
 import asyncio
-import atexit
 import os
+import pwd
 import shutil
 import signal
 import subprocess
-import tempfile
 from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .contract.clusters import Cluster
-from .contract.server import Missing, Server, find_program
+from .contract.public import Cluster, Missing, Server, find_program
 
-UNPRIVILEGED = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT", "--"]
-"""What comes before a command, since PostgreSQL refuses to run as root."""
+UNPRIVILEGED = [
+    *("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
+]
+"""What comes before a command, since PostgreSQL refuses to run as root; it may still enter root's own folders."""
 
 
 class Broker(Server):
@@ -30,11 +31,6 @@ class Broker(Server):
 
     def start(self) -> None:
         if not (self.folder / "data").exists():
-            if os.geteuid() == 0:
-                # Root's own folders are closed to others, and so may be the one that TMPDIR names.
-                self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
-                atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-                self._own(self.folder)
             self.fill()
         super().start()
 
@@ -47,8 +43,6 @@ class Broker(Server):
         users = ["--username=tester", "--auth=scram-sha-256", "--pwfile=password"]
         self._run("initdb", *users, "--pgdata=data", "--no-sync", "--encoding=UTF8", "--locale=C")
         if self.certificate:
-            for file in (self.certificate.ca, self.certificate.cert, self.certificate.key):
-                self._own(Path(shutil.copy(file, self.folder / file.name)))
             asks = "clientcert=verify-ca" if self.asks_for_certificate else ""
             (self.folder / "data" / "pg_hba.conf").write_text(f"hostssl all all all scram-sha-256 {asks}\n")
         if self.login:
@@ -81,16 +75,14 @@ class Broker(Server):
             input=given.encode(),
         )
 
-    def _own(self, path: Path) -> None:
-        """Let a file or a folder be that of the user who runs the server."""
-        if os.geteuid() == 0:
-            try:
-                shutil.chown(path, "postgres", "postgres")
-            except LookupError:
-                raise Missing("PostgreSQL refuses to run as root, and there is no user `postgres`") from None
-
     def _before(self) -> list[str]:
-        return UNPRIVILEGED if os.geteuid() == 0 else []
+        if os.geteuid() != 0:
+            return []
+        try:
+            pwd.getpwnam("postgres")
+        except KeyError:
+            raise Missing("PostgreSQL refuses to run as root, and there is no user `postgres`") from None
+        return UNPRIVILEGED
 
     def program(self, name: str) -> str:
         """Return the path of one of PostgreSQL's programs, which Debian keeps off PATH."""
@@ -108,8 +100,9 @@ class Broker(Server):
             "fsync": "off",
         }
         if self.certificate:
-            ca, cert, key = (self.folder / file.name for file in vars(self.certificate).values())
-            options |= {"ssl": "on", "ssl_ca_file": f"{ca}", "ssl_cert_file": f"{cert}", "ssl_key_file": f"{key}"}
+            files = self.certificate
+            options |= {"ssl": "on", "ssl_ca_file": f"{files.ca}"}
+            options |= {"ssl_cert_file": f"{files.cert}", "ssl_key_file": f"{files.key}"}
         settings = [f"--{name}={value}" for name, value in options.items()]
         data = f"{self.folder / 'data'}"
         return [*self._before(), self.program("postgres"), "-D", data, "-p", str(self.port), *settings]

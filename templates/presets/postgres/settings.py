@@ -12,7 +12,7 @@ OPTIONS = "application_name", "options"
 
 INSTEAD = {
     "sslmode": "set tls = True, which always checks the certificate",
-    "sslrootcert": "set tls_ca_file",
+    "sslrootcert": "set tls_ca_file, or tls = True alone if the system trusts the server",
     "sslcert": "set tls_cert_file",
     "sslkey": "set tls_key_file",
     "sslpassword": "set tls_key_file to a key without a password",

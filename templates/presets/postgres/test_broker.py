@@ -134,7 +134,7 @@ async def test_the_table_can_be_another(node: MakeNode, admin: Any, topic: str) 
     ("option", "advice"),
     [
         ("sslmode=s3cr3t", "the option sslmode is not taken in the url: set tls = True"),
-        ("sslrootcert=s3cr3t", "set tls_ca_file"),
+        ("sslrootcert=s3cr3t", "set tls_ca_file, or tls = True alone"),
         ("passfile=s3cr3t", "set password_file"),
         ("connect_timeout=s3cr3t", "set connect_timeout"),
         ("keepalives_idle=s3cr3t", "set heartbeat"),

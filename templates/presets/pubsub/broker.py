@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 from typing import ClassVar
 
-from .contract.java import fetch, java
-from .contract.server import Missing, Server
+from .contract.public import Missing, Server, fetch, java
 
 INSTALL = "apt-get install google-cloud-cli-pubsub-emulator, or gcloud components install pubsub-emulator"
 UNTOLD = "Pub/Sub accepts a message before it delivers it, and tells nobody when it has"

@@ -10,9 +10,7 @@ from typing import Any, ClassVar
 
 from redis import Redis
 
-from .contract.certificates import Certificate
-from .contract.clusters import Cluster
-from .contract.server import READY_WITHIN, Missing, Server, find_program, free_port
+from .contract.public import READY_WITHIN, Certificate, Cluster, Missing, Server, find_program, free_port
 
 
 class Broker(Server):

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 from .contract import TlsSettings
 
 SENTINELS = ("redis+sentinel", "rediss+sentinel")
+FOR_SENTINELS = ("sentinel_username", "sentinel_password")
 
 
 class Settings(TlsSettings):
@@ -15,6 +16,7 @@ class Settings(TlsSettings):
 
     schemes: ClassVar = ("redis", "rediss", *SENTINELS, "unix")
     schemes_without_hosts: ClassVar = ("unix",)
+    schemes_with_hosts_only: ClassVar = ("redis", "rediss")
     tls_schemes: ClassVar = ("rediss", "rediss+sentinel")
 
     url: SecretStr = Field(
@@ -37,10 +39,8 @@ class Settings(TlsSettings):
             )
         if scheme in SENTINELS and not self.primary_name:
             raise ValueError(f"url: must end with the name of the primary, as in {scheme}://host:26379/NAME")
-        if scheme in ("redis", "rediss") and path not in ("", "/"):
-            raise ValueError(
-                "url: must end after the hosts; publish/subscribe is the same in all databases of a server"
-            )
+        if scheme not in SENTINELS and (vain := [name for name in FOR_SENTINELS if getattr(self, name) is not None]):
+            raise ValueError(f"{' and '.join(vain)}: only for the sentinels of redis+sentinel:// or rediss+sentinel://")
         if scheme == "unix" and self.uses_tls:
             raise ValueError("url: a Unix socket has no TLS; leave the tls_ settings out")
         return self

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-from .contract.server import Server
+from .contract.public import Server
 
 
 class Broker(Server):

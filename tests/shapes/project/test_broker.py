@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from .contract.nodes import Log, Node
-from .contract.plugin import MakeNode
+from .contract.public import Log, MakeNode, Node
 from .subject import contract
 
 

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import os
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,22 +23,9 @@ from .blanks import TEST_URL
 from .certificates import Authority
 from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
+from .public import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
 from .report import BROKER
 from .server import Missing, Server
-
-FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}
-"""Settings under which recovery takes no longer than a busy machine needs to be told from a dead one."""
-
-Change = Callable[..., Settings]
-
-MakeNode = Callable[..., Awaitable[Any]]
-
-Serve = Callable[..., Any]
-
-MakeHost = Callable[[], Awaitable[Host]]
-
-ProxyFor = Callable[[Server], Awaitable[Proxy]]
-
 
 TROUBLE = pytest.StashKey[str]()
 """What keeps all tests from the broker, once it is known."""

@@ -1,28 +1,39 @@
-"""What a `test_broker.py` may use of the pack. All else in `tests/contract` may change with any update."""
+"""What a `test_broker.py` and a `broker.py` may use of the pack. All else in `tests/contract` may change with any update."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ..subject import Settings
 from .balance import balance, losses, reported
 from .blanks import TEST_URL
-from .certificates import Authority
+from .certificates import Authority, Certificate
+from .clusters import Cluster
+from .java import fetch, java
 from .nodes import PATIENCE, Host, Log, Node, SpiedNode, Wire, eventually, patience
-from .plugin import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
 from .proxy import Proxy
-from .server import DYING_WITH_PARENT, Missing, Server, at_port, free_port
+from .rabbitmq import PortMapper, RabbitMQ
+from .server import DYING_WITH_PARENT, READY_WITHIN, Missing, Server, at_port, find_program, free_port
 
 __all__ = [
     "DYING_WITH_PARENT",
     "FAST",
     "PATIENCE",
+    "READY_WITHIN",
     "TEST_URL",
     "Authority",
+    "Certificate",
     "Change",
+    "Cluster",
     "Host",
     "Log",
     "MakeHost",
     "MakeNode",
     "Missing",
     "Node",
+    "PortMapper",
     "Proxy",
     "ProxyFor",
+    "RabbitMQ",
     "Serve",
     "Server",
     "SpiedNode",
@@ -30,8 +41,26 @@ __all__ = [
     "at_port",
     "balance",
     "eventually",
+    "fetch",
+    "find_program",
     "free_port",
+    "java",
     "losses",
     "patience",
     "reported",
 ]
+
+FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}
+"""Settings under which recovery takes no longer than a busy machine needs to be told from a dead one."""
+
+# The types of the fixtures that are called.
+
+Change = Callable[..., Settings]
+
+MakeNode = Callable[..., Awaitable[Any]]
+
+Serve = Callable[..., Any]
+
+MakeHost = Callable[[], Awaitable[Host]]
+
+ProxyFor = Callable[[Server], Awaitable[Proxy]]

@@ -10,8 +10,8 @@ import pytest
 
 from ..subject import contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, other_tasks, patience
-from .plugin import MakeHost, MakeNode
 from .proxy import Proxy
+from .public import MakeHost, MakeNode
 
 DESCRIPTORS = Path("/proc/self/fd")
 """What this process has open."""

@@ -8,8 +8,8 @@ import pytest
 from ..broker import Broker
 from ..subject import Connector, Settings, Topic, contract
 from .nodes import Log, Node, SpiedNode, other_tasks, patience, somewhere
-from .plugin import Change, MakeNode, Serve
 from .proxy import Proxy
+from .public import Change, MakeNode, Serve
 
 
 @pytest.mark.basic(2)

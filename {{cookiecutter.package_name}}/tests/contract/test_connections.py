@@ -9,8 +9,8 @@ import pytest
 from ..subject import contract
 from .balance import losses, reported
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
-from .plugin import MakeNode
 from .proxy import Connection, Proxy
+from .public import MakeNode
 
 Fault = Callable[[Proxy, Connection], Awaitable[None]]
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from ..subject import Settings, contract
 from .nodes import Node
-from .plugin import Change, MakeNode, ProxyFor, Serve
+from .public import Change, MakeNode, ProxyFor, Serve
 from .server import at_port
 
 pytestmark = [

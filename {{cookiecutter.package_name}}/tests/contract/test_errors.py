@@ -9,8 +9,8 @@ import pytest
 
 from ..subject import contract
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 async def refuse_publish(*_: object) -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from ..subject import Settings
 from .nodes import Log, Node, Wire, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 Record = Callable[[str, object], None]
 

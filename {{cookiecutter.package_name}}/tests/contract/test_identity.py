@@ -14,8 +14,8 @@ import pytest
 from ..subject import Connector, Settings, contract, private_topic
 from .faults import InstantNode, hang
 from .nodes import PATIENCE, Log, Node, SpiedNode, in_environment, patience
-from .plugin import Change, MakeNode
 from .proxy import Proxy
+from .public import Change, MakeNode
 from .server import free_port
 
 PACKAGE = Connector.__module__.partition(".")[0]

@@ -11,7 +11,7 @@ from ..subject import contract
 from .balance import sum_of
 from .faults import ODD_DEEDS, RAISING
 from .nodes import Log, Node, SpiedNode, patience
-from .plugin import MakeNode
+from .public import MakeNode
 
 
 @pytest.mark.clause("M9")

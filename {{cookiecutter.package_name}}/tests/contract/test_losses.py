@@ -10,8 +10,8 @@ import pytest
 from ..subject import contract
 from .balance import losses
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.clause("R1", "R2")

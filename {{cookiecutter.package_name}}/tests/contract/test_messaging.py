@@ -8,8 +8,8 @@ import pytest
 
 from ..subject import BrokerTransport, contract, private_topic
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, largest
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.basic(3)

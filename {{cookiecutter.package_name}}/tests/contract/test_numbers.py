@@ -9,8 +9,8 @@ from ..subject import BrokerTransport, contract, wire_format
 from .balance import reported
 from .faults import CertainNode
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.clause("R4")

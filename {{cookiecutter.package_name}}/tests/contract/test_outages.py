@@ -14,8 +14,8 @@ import pytest
 from ..subject import BrokerTransport, Settings, contract, sending
 from .faults import RAISING, Foreign, hang, hold_until, listen_to, pings, until_down
 from .nodes import PATIENCE, Log, Node, SpiedNode, at_hosts, bad_host, eventually, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 from .server import free_port
 
 

@@ -12,8 +12,8 @@ from ..subject import BrokerTransport, contract, receiving, sending, wire_format
 from .balance import reported
 from .faults import CertainNode, InstantNode, forged, pauses, pings
 from .nodes import Log, Node, SpiedNode, Wire, eventually, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 KEEPS = BrokerTransport.keeps_messages
 

@@ -10,8 +10,8 @@ from ..subject import BrokerTransport, contract, wire_format
 from .balance import reported
 from .faults import CertainNode, hold_until, pings
 from .nodes import PATIENCE, Log, Node, SpiedNode, eventually, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 KEEPS = BrokerTransport.keeps_messages
 

@@ -9,8 +9,8 @@ from ..subject import BrokerTransport, contract
 from .balance import reported
 from .faults import CertainNode
 from .nodes import PATIENCE, Log, Node, SpiedNode, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.clause("R3")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ..subject import contract
 from .nodes import PATIENCE, PHASES, Log, Node, SpiedNode, Wire, largest
-from .plugin import MakeNode
+from .public import MakeNode
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 SCALARS = (

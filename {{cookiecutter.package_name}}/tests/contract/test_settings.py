@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ..subject import Connector, Settings, Topic, contract, private_topic
 from .nodes import Node, SpiedNode, somewhere
-from .plugin import Change, MakeNode
+from .public import Change, MakeNode
 from .server import at_port, free_port
 
 _audited: list[str] | None = None
@@ -74,6 +74,20 @@ def test_a_url_that_could_be_misread_is_refused_and_not_shown(rest: str) -> None
     with pytest.raises(ValidationError, match="percent-encoded") as raised:
         somewhere(url=f"{(Settings.schemes or ('broker',))[0]}://{rest}")
     assert "cr3t" not in str(raised.value)
+
+
+@pytest.mark.clause("L1")
+@pytest.mark.parametrize("rest", ["/path", "?option=s3cr3t", "/?password=s3cr3t"])
+def test_a_url_that_goes_on_after_its_hosts_is_refused_where_a_scheme_has_hosts_only(rest: str) -> None:
+    class Hosts(contract.ConnectorSettings):
+        schemes_with_hosts_only = ("hosts",)
+
+    assert len(Hosts(url="hosts://u:s3cr3t@one,other:1/").targets()) == 2
+    assert Hosts(url=f"paths://one{rest}").address.rest == rest
+    with pytest.raises(ValidationError, match="must end after its hosts") as raised:
+        Hosts(url=f"hosts://u:s3cr3t@one{rest}", heartbeat=0)
+    assert "heartbeat" in str(raised.value)
+    assert "s3cr3t" not in str(raised.value)
 
 
 @pytest.mark.clause("L1")

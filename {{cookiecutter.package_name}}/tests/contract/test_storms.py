@@ -11,8 +11,8 @@ from ..broker import Broker
 from ..subject import BrokerTransport
 from .balance import balance, losses, reported
 from .nodes import Log, Node, eventually
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.clause("R4")

@@ -6,7 +6,7 @@ import pytest
 
 from ..subject import contract
 from .nodes import Log, Node, SpiedNode, Wire
-from .plugin import MakeNode
+from .public import MakeNode
 
 
 @pytest.mark.clause("M4", "M5")

@@ -11,8 +11,8 @@ import pytest
 
 from ..subject import contract, receiving, sending, serialization, wire_format
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, eventually, largest, longest_pause, patience
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 
 @pytest.mark.clause("T1")

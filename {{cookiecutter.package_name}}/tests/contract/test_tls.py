@@ -10,7 +10,7 @@ from ..broker import Broker
 from ..subject import Settings, contract
 from .certificates import Authority
 from .nodes import Log, Node, somewhere
-from .plugin import MakeNode, ProxyFor, Serve
+from .public import MakeNode, ProxyFor, Serve
 from .server import at_port
 
 WRONG = r"(?i)certificate|tls|ssl|handshake"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ..subject import Topic, contract
 from .nodes import PHASES, Log, Node, Wire
-from .plugin import MakeNode
+from .public import MakeNode
 
 TOPICS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(lambda name: name != "CONTROL")
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from .nodes import PATIENCE, Log, Wire, longest_pause, patience
-from .plugin import Change, MakeNode
 from .proxy import Proxy
+from .public import Change, MakeNode
 
 MakeWire = Callable[..., Awaitable[Wire]]
 

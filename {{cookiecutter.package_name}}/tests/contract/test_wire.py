@@ -13,8 +13,8 @@ from ..subject import BrokerTransport, contract, sending, serialization, wire_fo
 from .balance import reported, sum_of
 from .faults import forged, pings
 from .nodes import PATIENCE, Log, Node, SpiedNode, Wire
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 MSGPACK = serialization.MessagePack.code
 

@@ -36,6 +36,9 @@ class ConnectorSettings(BaseSettings):
     schemes_without_hosts: ClassVar[tuple[str, ...]] = ()
     """Schemes of urls that name no hosts: `unix` for `unix:///path`."""
 
+    schemes_with_hosts_only: ClassVar[tuple[str, ...]] = ()
+    """Schemes of urls that end after their hosts: a path or an option in them is refused."""
+
     secret_options: ClassVar[tuple[str, ...]] = ()
     """Names of options in the url whose values are secret."""
 
@@ -120,7 +123,9 @@ class ConnectorSettings(BaseSettings):
     @field_validator("url")
     @classmethod
     def _is_unambiguous(cls, url: SecretStr) -> SecretStr:
-        parse(url.get_secret_value(), cls.schemes, cls.schemes_without_hosts)
+        address = parse(url.get_secret_value(), cls.schemes, cls.schemes_without_hosts)
+        if address.scheme in cls.schemes_with_hosts_only and address.rest not in ("", "/"):
+            raise ValueError("must end after its hosts: TLS, login and all else are settings of their own")
         return url
 
     @field_validator("node_name", "control_topic")
