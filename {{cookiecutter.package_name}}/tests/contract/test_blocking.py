@@ -14,8 +14,8 @@ import pytest
 
 from ..subject import BlockingConnector, Connector, Settings, contract
 from .nodes import Log, Node, in_environment, patience
-from .plugin import Change, MakeNode
 from .proxy import Proxy
+from .public import Change, MakeNode
 
 PACKAGE = Connector.__module__.partition(".")[0]
 
