@@ -162,7 +162,7 @@ class Connection(aiormq.Connection, aiormq.TransportFactory):
     def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
         super().__init__(url, context=tls, transport_factory=self)
 
-    async def create(self, url: Any, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def create(self, url: Any, **_options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop, reader = asyncio.get_running_loop(), Reader()
         protocol = asyncio.StreamReaderProtocol(reader)
         socket, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=self.ssl_context)

@@ -159,10 +159,10 @@ class Client:
         connection.is_up = True
         return connection
 
-    def _closed(self, connection: "_Connection", reason: CloseReason | None) -> None:
-        if connection.is_up and reason != CloseReason.SHUTDOWN:
-            where = f"{connection.host}:{connection.port}"
-            self._lost(ConnectionError(f"the connection to {where} ended: {connection.error or 'the broker closed it'}"))
+    def _closed(self, connection: "_Connection", kind: CloseReason | None) -> None:
+        if connection.is_up and kind != CloseReason.SHUTDOWN:
+            reason = connection.error or "the broker closed it"
+            self._lost(ConnectionError(f"the connection to {connection.host}:{connection.port} ended: {reason}"))
 
     def _forget_if_failed(self, key: tuple[Target, str], attempt: "asyncio.Task[_Connection]") -> None:
         if (attempt.cancelled() or attempt.exception()) and self._attempts.get(key) is attempt:
@@ -214,6 +214,7 @@ def _shows_no_login(record: logging.LogRecord) -> bool:
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]
     """One that is closed at once, and that hears what a broker says of a token."""
 
+    _reader: Any
     is_up = False
     error: BaseException | None = None
 

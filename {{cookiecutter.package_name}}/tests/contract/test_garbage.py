@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ..broker import Broker
 from ..subject import contract
 from .balance import losses
 from .nodes import Log, Node, longest_work, patience
@@ -23,6 +24,7 @@ GARBAGE = {
     "ones": b"\xff" * CHUNK,
     "text": b"HTTP/1.1 400 Bad Request\r\n\r\n" * (CHUNK // 28),
     "noise": random.Random(0).randbytes(CHUNK),
+    **Broker.absurd,
 }
 """What comes without end: lengths that are nothing or absurd, another protocol, anything."""
 
