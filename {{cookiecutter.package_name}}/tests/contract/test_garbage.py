@@ -17,7 +17,7 @@ from .nodes import Log, Node, longest_work, patience
 from .plugin import MakeNode
 from .proxy import Proxy
 
-CHUNK = 64 * 1024
+CHUNK = 256 * 1024
 
 GARBAGE = {
     "zeros": bytes(CHUNK),
@@ -30,8 +30,8 @@ GARBAGE = {
 
 garbage = pytest.mark.parametrize("garbage", GARBAGE)
 
-MOST_MEMORY = 16 * 2**20
-"""Bytes; what comes within a second is far more."""
+MOST_MEMORY = 8 * 2**20
+"""Bytes; more comes before a silence is noticed, also on a busy machine."""
 
 
 async def must_do_no_harm(call: Awaitable[object], caplog: pytest.LogCaptureFixture) -> None:
@@ -62,7 +62,7 @@ async def test_garbage_in_place_of_a_greeting_is_told_in_time(
     proxy.babble = GARBAGE[garbage]
     started = asyncio.get_running_loop().time()
     await must_do_no_harm(connect(), caplog)
-    assert asyncio.get_running_loop().time() - started < 1 + 2
+    assert asyncio.get_running_loop().time() - started < 5  # with the closing, on a busy machine
     proxy.babble = b""
     await connector.connect()
 
