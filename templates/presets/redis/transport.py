@@ -172,12 +172,12 @@ class Dialogue(asyncio.Protocol):
                     if not self._asked or self._asked[0][2] != said[:2]:
                         continue
                 elif not self._asked:
-                    raise hiredis.ProtocolError(f"the server said without being asked: {said}")
+                    raise hiredis.ProtocolError(f"it was not asked, and said: {said}")
                 answer, refused, _ = self._asked.popleft()
                 answer.said = said
                 answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
         except Exception as error:
-            self._lost(ConnectionAbortedError(f"the server says what is no RESP3: {error}"))
+            self._lost(ConnectionAbortedError(f"the server makes no sense: {error}"))
             self._socket.abort()
 
     def _check(self, data: bytes) -> None:
