@@ -54,6 +54,11 @@ def client(base: Any) -> Any:
     return sys.modules[f"{base.__module__.rpartition('.')[0]}.client"]
 
 
+def framing(base: Any) -> Any:
+    """Return the module of what that package says on the wire."""
+    return sys.modules[f"{base.__module__.rpartition('.')[0]}.framing"]
+
+
 def aside(work: Any) -> None:
     """Do something in the background, and tell nobody how it ends."""
     task = asyncio.ensure_future(work)

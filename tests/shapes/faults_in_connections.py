@@ -6,7 +6,23 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from faults import SEVERAL, Methods, aside, client, fault, kept
+from faults import ASYNC, SEVERAL, Methods, aside, client, fault, framing, kept
+
+# What makes no sense.
+
+
+@fault("any length is believed", "T3/garbage_on_a_connection")
+def _(base: Any) -> Methods:
+    framing(base).LONGEST = 2**40
+    return {}
+
+
+@fault("what is no frame is an exception that nobody handles", "T2/garbage_on_a_connection", ASYNC)
+def _(base: Any) -> Methods:
+    connection = client(base).Connection
+    connection.data_received = connection.heard
+    return {}
+
 
 # Losses.
 

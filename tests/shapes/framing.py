@@ -7,6 +7,9 @@ from typing import Any
 
 _LENGTHS = struct.Struct(">II")
 
+LONGEST = 2**24
+"""Bytes of a frame."""
+
 Header = dict[str, Any]
 
 
@@ -17,20 +20,20 @@ def pack(header: Header, body: bytes = b"") -> bytes:
 
 
 class Frames:
-    """Takes bytes as they arrive, and gives frames; with `longest`, no body may be longer."""
+    """Takes bytes as they arrive, and gives frames, none of which may be longer than `longest`."""
 
     def __init__(self, longest: int | None = None) -> None:
-        self._longest = longest
+        self._longest = LONGEST if longest is None else longest
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Header, bytes]]:
-        """Yield the frames that are complete now; raise `ValueError` for one that is too long."""
+        """Yield the frames that are complete now; raise `ValueError` for what is none, or too long."""
         self._rest += data
         while len(self._rest) >= _LENGTHS.size:
             words, length = _LENGTHS.unpack_from(self._rest)
-            if self._longest is not None and length > self._longest:
-                raise ValueError(f"a body of {length} bytes")
             end = _LENGTHS.size + words + length
+            if end > self._longest:
+                raise ValueError(f"a frame of {end} bytes")
             if len(self._rest) < end:
                 return
             header = json.loads(self._rest[_LENGTHS.size : _LENGTHS.size + words])

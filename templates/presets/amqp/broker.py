@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from .contract.public import Cluster, PortMapper, RabbitMQ
 
@@ -30,6 +31,7 @@ class Broker(RabbitMQ):
 
     plugins = ("rabbitmq_auth_mechanism_ssl",)
     definitions = DEFINITIONS
+    absurd: ClassVar = {"bytes": b"\x01\0\0\x7f\xff\xff\xff"}
     options: Mapping[str, object] = {
         "max_message_size": LARGEST,
         "auth_mechanisms.1": "PLAIN",

@@ -26,6 +26,8 @@ from .settings import Settings
 LOG = logging.getLogger("aiormq")
 LONGEST_KEY = 255
 REJECTIONS = aiormq.ProbableAuthenticationError, aiormq.AuthenticationError, aiormq.ChannelAccessRefused
+LARGEST = 16 * 1024 * 1024
+"""Bytes of AMQP's frames, of which a message may have many; brokers make them no larger than 128 KiB, unless told."""
 AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker closes it to refuse
 
 
@@ -160,8 +162,11 @@ class Connection(aiormq.Connection, aiormq.TransportFactory):
     def __init__(self, url: str, tls: ssl.SSLContext | None) -> None:
         super().__init__(url, context=tls, transport_factory=self)
 
-    async def create(self, url: Any, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, self._socket = await asyncio.open_connection(url.host, url.port, ssl=self.ssl_context)
+    async def create(self, url: Any, **_options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        loop, reader = asyncio.get_running_loop(), Reader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        socket, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=self.ssl_context)
+        self._socket = asyncio.StreamWriter(socket, protocol, reader, loop)
         return reader, self._socket
 
     async def is_blocked(self) -> bool:
@@ -176,3 +181,12 @@ class Connection(aiormq.Connection, aiormq.TransportFactory):
     def abort(self) -> None:
         if self._socket:
             self._socket.transport.abort()
+
+
+class Reader(asyncio.StreamReader):
+    """One that keeps no more than a frame, whatever length the broker speaks of."""
+
+    async def readexactly(self, n: int) -> bytes:
+        if n > LARGEST:
+            raise ConnectionAbortedError(f"the server says what is no AMQP 0-9-1: a frame of {n} bytes")
+        return await super().readexactly(n)

@@ -49,6 +49,7 @@ class Broker(Server):
     workers = 2
     speaks_tls = True
     changes_passwords = True
+    absurd: ClassVar = {"bytes": b"\x7f\xff\xff\xff"}
     settings_of_login: ClassVar[dict[str, Any]] = {"sasl_mechanism": SCRAM}
     options: Sequence[str] = ()
     """What Java is told besides."""

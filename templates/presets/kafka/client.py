@@ -28,6 +28,9 @@ AT_ONCE = 500
 """For how many topics one request asks: to read the answer for more would hold up the event loop."""
 
 NO_TIMEOUT = 2**31
+
+LARGEST = 128 * 1024 * 1024
+"""Bytes of an answer; a broker gives at most one message more than it is asked for."""
 DONE = 0, errors.TopicAlreadyExistsError.errno
 
 
@@ -171,9 +174,10 @@ class Client:
         connection.is_up = True
         return connection
 
-    def _closed(self, connection: "_Connection", reason: CloseReason | None) -> None:
-        if connection.is_up and reason != CloseReason.SHUTDOWN:
-            self._lost(ConnectionError(f"the connection to {connection.host}:{connection.port} ended"))
+    def _closed(self, connection: "_Connection", kind: CloseReason | None) -> None:
+        if connection.is_up and kind != CloseReason.SHUTDOWN:
+            reason = connection.error or "the broker closed it"
+            self._lost(ConnectionError(f"the connection to {connection.host}:{connection.port} ended: {reason}"))
 
     def _forget_if_failed(self, key: tuple[Target, str], attempt: "asyncio.Task[_Connection]") -> None:
         if (attempt.cancelled() or attempt.exception()) and self._attempts.get(key) is attempt:
@@ -225,17 +229,41 @@ def _shows_no_login(record: logging.LogRecord) -> bool:
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]
     """One that is closed at once, and that hears what a broker says of a token."""
 
+    _reader: Any
     is_up = False
+    error: BaseException | None = None
 
     def close(self, reason: CloseReason | None = None, exc: BaseException | None = None) -> Any:
-        writer = self._writer
+        writer, self.error = self._writer, exc
         closed = super().close(reason, exc)
         if writer:
             writer.transport.abort()  # bytes that cannot be sent, or a TLS good-bye, would keep the socket open
         return closed
 
+    def _create_reader_task(self) -> Any:
+        self._reader = _Reader(self._reader)
+        return super()._create_reader_task()
+
+    def _handle_frame(self, answer: bytes) -> None:
+        try:
+            super()._handle_frame(answer)
+        except Exception as error:  # which aiokafka would log as its own
+            raise ConnectionAbortedError(f"the server says what is no Kafka: {error}") from error
+
     def authenticator_oauth(self) -> "_TokenLogin":
         return _TokenLogin(super().authenticator_oauth())
+
+
+class _Reader:
+    """Keeps no more than an answer, whatever length the broker speaks of."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    async def readexactly(self, size: int) -> bytes:
+        if not 0 <= size <= LARGEST:
+            raise ConnectionAbortedError(f"the server says what is no Kafka: an answer of {size} bytes")
+        return await self._reader.readexactly(size)
 
 
 class _Token(AbstractTokenProvider):  # type: ignore[misc]

@@ -20,6 +20,7 @@ class Broker(Server):
 
     speaks_tls: ClassVar = True
     changes_passwords: ClassVar = True
+    absurd: ClassVar = {"bytes": b"MSG a 1 99999999\r\n"}
 
     configuration: Mapping[str, Any] = MappingProxyType({})
 

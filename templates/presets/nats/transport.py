@@ -67,6 +67,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
         self._asked: deque[tuple[Receipt, type[Exception] | None, tuple[str, ...]]] = deque()
         self._rest = bytearray()
         self._needed = 0
+        self._is_asked = False
 
     async def connect(self) -> None:
         settings, loop = self.settings, asyncio.get_running_loop()
@@ -129,6 +130,9 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
             self._rest.clear()
         try:
             self._rest += data[self._read(data) :]
+            if self._is_asked:  # perhaps many times: one answer is enough
+                self._is_asked = False
+                self._socket.write(b"PONG\r\n")
         except (ValueError, RecursionError) as error:  # the latter for an INFO of nothing but brackets
             self.inbox.lost(ConnectionAbortedError(f"the server says what is no NATS: {error}"))
             self._socket.abort()
@@ -161,7 +165,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
         if line == b"PONG" and self._asked:
             self._asked.popleft()[0].settle()
         elif line == b"PING":
-            self._socket.write(b"PONG\r\n")
+            self._is_asked = True
         elif line.startswith(b"INFO "):
             self._learn(msgspec.json.decode(line[5:], type=Info))
         elif line.startswith(b"-ERR "):

@@ -25,6 +25,7 @@ class Broker(Server):
 
     speaks_tls: ClassVar = True
     changes_passwords: ClassVar = True
+    absurd: ClassVar = {"negative": b"D\xff\xff\xff\xff", "bytes": b"R\x7f\xff\xff\xff"}
 
     primary: "Broker | None" = None
     """The server that it follows; then it is a standby, until it is promoted."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from .client import CheckingLoop
 from .contract import ConnectError, PublishRefusedError, Transport, escape, ssl_context
 from .settings import Settings
 
@@ -63,6 +64,7 @@ class BrokerTransport(Transport[Settings]):
         target = settings.address.hosts[0]
         user, password = settings.login
         patience = math.ceil(settings.heartbeat)
+        tls = await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else None
         # All is given, be it empty, so that nothing is taken from the variables and the files of libpq.
         return await asyncpg.connect(  # type: ignore[no-any-return, call-overload]
             host=target.host,
@@ -70,7 +72,8 @@ class BrokerTransport(Transport[Settings]):
             user=user or "",
             password=password or "",
             database=settings.database,
-            ssl=await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else False,
+            ssl=False,
+            loop=CheckingLoop(tls, self.inbox.lost),
             direct_tls=False,
             target_session_attrs="any",
             timeout=2 * settings.connect_timeout,  # the machinery is sooner

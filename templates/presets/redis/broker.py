@@ -18,6 +18,7 @@ class Broker(Server):
 
     speaks_tls: ClassVar = shutil.which("redis-server") is not None
     changes_passwords: ClassVar = True
+    absurd: ClassVar = {"parts": b">2147483647\r\n", "bytes": b"$2147483647\r\n"}
 
     options: Sequence[str] = ()
     """Further lines of the file."""

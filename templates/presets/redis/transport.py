@@ -1,6 +1,7 @@
 """How messages travel through Redis: publish/subscribe, over one connection."""
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -20,6 +21,12 @@ from .contract import (
     ssl_context,
 )
 from .settings import Settings
+
+HEAD = re.compile(rb"(?:[$=!]([0-9]{1,9})|[*%~>|][0-9]{1,3}|[-+:_#,(][^\r\n]{0,9999})\r\n")
+"""How each part of an answer begins: with its length, with the number of its own parts, or with all there is of it."""
+
+LONGEST_HEAD = 10_002
+"""Bytes."""
 
 
 class BrokerTransport(Transport[Settings]):
@@ -121,6 +128,8 @@ class Dialogue(asyncio.Protocol):
         self._lost: Callable[[Exception], object] = inbox.lost
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
+        self._begun = b""  # of the head of a part
+        self._rest = 0  # bytes of a part that are yet to come
         self._asked: deque[tuple[Answer, Callable[[str], Exception], list[bytes] | None]] = deque()
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
@@ -152,8 +161,9 @@ class Dialogue(asyncio.Protocol):
         self._socket.abort()  # unsent bytes would keep the socket open
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
         try:
+            self._check(self._begun + data)
+            self._reader.feed(data)
             while (said := self._reader.gets()) is not False:
                 if isinstance(said, hiredis.PushNotification):
                     if len(said) == 3 and said[0] == b"message":
@@ -162,13 +172,22 @@ class Dialogue(asyncio.Protocol):
                     if not self._asked or self._asked[0][2] != said[:2]:
                         continue
                 elif not self._asked:
-                    raise hiredis.ProtocolError(f"the server said without being asked: {said}")
+                    raise hiredis.ProtocolError(f"it was not asked, and said: {said}")
                 answer, refused, _ = self._asked.popleft()
                 answer.said = said
                 answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
-        except hiredis.ProtocolError as error:
-            self._lost(error)
+        except Exception as error:
+            self._lost(ConnectionAbortedError(f"the server makes no sense: {error}"))
             self._socket.abort()
+
+    def _check(self, data: bytes) -> None:
+        """Raise `ValueError` for lengths and numbers that no server means, since hiredis makes room for all of them."""
+        at = self._rest
+        while at < len(data) and (head := HEAD.match(data, at)):
+            at = head.end() + (int(head[1]) + 2 if head[1] else 0)
+        self._begun, self._rest = data[at:], max(0, at - len(data))
+        if len(self._begun) > LONGEST_HEAD or b"\n" in self._begun:
+            raise ValueError(repr(self._begun[:40]))
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost(error or ConnectionResetError("the server closed the connection"))

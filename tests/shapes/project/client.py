@@ -71,6 +71,14 @@ class Connection(asyncio.Protocol):
             transport.abort()
 
     def data_received(self, data: bytes) -> None:
+        try:
+            self.heard(data)
+        except ValueError as error:
+            self.gone(error)
+            self.drop()
+
+    def heard(self, data: bytes) -> None:
+        """Take what the broker says; raise `ValueError` for what is no frame."""
         for header, body in self._frames.feed(data):
             if "id" in header:
                 self.answered(header, body)
@@ -145,7 +153,7 @@ class ThreadedClient:
                     else:
                         self.on_message(header["name"], body, header["position"])
             raise ConnectionResetError("the broker closed the connection")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self.is_closed:
                 self.on_gone(error)
 

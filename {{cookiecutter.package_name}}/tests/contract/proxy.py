@@ -62,6 +62,8 @@ class Proxy:
         self.accepted = 0
         self.overheard: bytearray | None = None
         """What clients send, if it is set to something."""
+        self.babble = b""
+        """What clients get, again and again, from the next time on that the broker says something."""
 
     @property
     def port(self) -> int:
@@ -161,6 +163,10 @@ class Proxy:
                 if way == "out" and self.overheard is not None:
                     self.overheard += data
                 await connection.flows(way)
+                while way == "in" and self.babble:
+                    writer.write(self.babble)
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
                 writer.write(data)
                 await writer.drain()
 

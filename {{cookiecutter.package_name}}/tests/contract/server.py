@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -89,6 +91,9 @@ class Server(ABC):
 
     not_applicable: ClassVar[dict[str, str]] = {}
     """Clauses that this broker cannot keep, each with the reason; or the names of tests, if the rest of a clause holds."""
+
+    absurd: ClassVar[Mapping[str, bytes]] = MappingProxyType({})
+    """By name, lengths of this broker's protocol that no client may believe: they are said to it in the broker's place."""
 
     workers: ClassVar[int] = 5
     """How many of these servers a small machine can run: so many tests run side by side, since most of them wait."""
