@@ -33,11 +33,11 @@ KEYS = [None, *(key for shard in range(SHARDS) for key in keys_of(shard))]
 
 async def until_heard(publisher: Node, topic: str, *mailboxes: Log) -> None:
     """Publish a marker on each shard; return when each of the mailboxes has all of them."""
-    markers = [["marker", shard] for shard in range(SHARDS)]
-    for _, shard in markers:
-        await publisher.publish(topic, ["marker", shard], key=keys_of(int(shard))[0])
+    for shard in range(SHARDS):
+        await publisher.publish(topic, ["marker", shard], key=keys_of(shard)[0])
     for mailbox in mailboxes:
-        await mailbox.until(lambda items: all(marker in items for marker in markers), "a marker on each shard")
+        wanted = [["marker", shard] for shard in range(SHARDS)]
+        await mailbox.until(lambda items, wanted=wanted: all(each in items for each in wanted), "a marker on each shard")  # type: ignore[misc]
 
 
 def without_markers(mailbox: Log) -> list[Any]:
