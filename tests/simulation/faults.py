@@ -8,13 +8,12 @@ from .plan import Plan, Shape, Step, lanes_of, topic_of
 LONG = 700.0
 """Seconds of silence in a long run: more than the ten minutes after which a sender forgets a topic."""
 
-KEYS = (None, *"abcdefgh")
+KEYS: tuple[str | None, ...] = (None, *"abcdefgh")
 
 
 def draw(seed: int, kind: str) -> Plan:
     """Draw the plan of a run; `kind` is `loses` or `keeps`."""
-    chances = (random.Random(f"{kind}/{seed}/{what}") for what in ("plan", "keys"))
-    return _Drawing(*chances, kind).plan(seed)
+    return _Drawing(random.Random(f"{kind}/{seed}/plan"), random.Random(f"{kind}/{seed}/keys"), kind).plan(seed)
 
 
 class _Drawing:
