@@ -83,6 +83,7 @@ class Node(Generic[S]):
         self.limits = limits
         self.shards = Shards(limits.shards)
         self.is_sharded = limits.shards > 1
+        self.control = self.shards.coarse(limits.control_topic)
         self.serialization = serialization.by_name(limits.serialization or default_serialization)
         sender = Sender(
             identity.sender,
@@ -319,12 +320,11 @@ class MessageConnector(Generic[S]):
             node = self._node
             if node is None or not self._is_open or loop is not node.identity.loop:
                 node = self._connected()  # which says what is wrong
-            text = self._publishable(node, topic)
-            if key is not None:
-                text = self._shard(node, text, key)
+            if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
+                topic = self._place(node, topic, key)
             data = node.serialization.encode(message, node.sender.largest)
             receipt = Receipt(loop=loop)
-            node.outbox.add(text, data, receipt.settle)
+            node.outbox.add(topic, data, receipt.settle)
         except ConnectorError as error:
             return _raise(error)
         return receipt
@@ -339,11 +339,10 @@ class MessageConnector(Generic[S]):
         error, to the `error` event.
         """
         node = self._connected()
-        text = self._publishable(node, topic)
-        if key is not None:
-            text = self._shard(node, text, key)
+        if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
+            topic = self._place(node, topic, key)
         settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
-        node.outbox.add(text, node.serialization.encode(message, node.sender.largest), settle)
+        node.outbox.add(topic, node.serialization.encode(message, node.sender.largest), settle)
 
     async def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
@@ -567,25 +566,18 @@ class MessageConnector(Generic[S]):
 
     async def _publish_data(self, topic: str, data: bytes, key: str | None) -> None:
         node = self._connected()
-        text = self._publishable(node, topic)
-        if key is not None:
-            text = self._shard(node, text, key)
         receipt = Receipt(loop=node.identity.loop)
-        node.outbox.add(text, data, receipt.settle)
+        node.outbox.add(self._place(node, topic, key), data, receipt.settle)
         await receipt
 
-    def _publishable(self, node: Node[S], topic: str) -> str:
-        was_found_fit = type(topic) is str and topic in node.sender.lanes
-        if was_found_fit and not (node.is_sharded and node.shards.is_reserved(topic)):
-            return topic
-        if fault := self._fault(topic):
-            raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
-        return topic if type(topic) is str else text_of(topic)
+    def _place(self, node: Node[S], topic: str, key: str | None) -> str:
+        """Return the broker's topic for a message.
 
-    def _shard(self, node: Node[S], topic: str, key: str) -> str:
-        if fault := key_fault(key):
-            raise PublishRefusedError(f"{fault}.", topic=topic)
-        return node.shards.topic(topic, key)
+        Nobody asks that for a topic without shards on which the node has published before.
+        """
+        if fault := self._fault(topic) or key_fault(key):
+            raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
+        return node.shards.topic(text_of(topic), key)
 
     def _subscribable(self, topic: str, key: str | None) -> str:
         if fault := self._fault(topic) or key_fault(key):
@@ -595,10 +587,11 @@ class MessageConnector(Generic[S]):
     def _fault(self, topic: str) -> str | None:
         if fault := topic_fault(topic):
             return fault
-        if self._node and topic == self._node.shards.coarse(self._node.repair.topic):
+        node = self._node
+        if node and topic == node.control:
             return f"topic = {topic!r}: is the cluster's own (control_topic)"
-        if self._node and self._node.shards.is_reserved(topic):
-            return f"topic = {topic!r}: is the name of a shard of a topic (shards = {self._node.shards.number})"
+        if node and node.is_sharded and node.shards.is_reserved(topic):
+            return f"topic = {topic!r}: is the name of a shard of a topic (shards = {node.shards.number})"
         return None
 
     def _check_open(self) -> None:

@@ -204,17 +204,12 @@ class Subscriptions(Generic[S]):
         the broker, or will be once the broker answers. The same holds if the call is cancelled, unless another call
         waits for the same listener, or has added it.
         """
-        is_there = self._is_there(subscription)
-        subscription.keys.add(key)
         coming = self._coming.get(subscription)
+        if coming is None and not self._is_there(subscription):
+            coming = self._coming[subscription] = Coming(self._start(self._bring(self._put(subscription), subscription)))
+        subscription.keys.add(key)
         if coming is None:
-            if is_there:
-                return
-            states = [self._state(topic) for topic in subscription.topics]
-            subscription.live = all(state.is_idle for state in states)
-            for state in states:
-                state.subscriptions.append(subscription)
-            coming = self._coming[subscription] = Coming(self._start(self._bring(states, subscription)))
+            return
         coming.callers.append(key)
         try:
             await asyncio.wait((coming.task,))
@@ -244,7 +239,7 @@ class Subscriptions(Generic[S]):
         """
         if self._is_there(subscription):
             states = self._take_away(subscription)
-            await self._through(*(self._release(state) for state in states if not state.subscriptions))
+            await self._through(*[self._release(state) for state in states if not state.subscriptions])
 
     async def restore(self, connection: Connection[S]) -> None:
         """Subscribe again to every topic that has a listener already, side by side.
@@ -294,7 +289,7 @@ class Subscriptions(Generic[S]):
                 deadline = time() + settings.publish_timeout
             try:
                 within = max(deadline - time(), settings.reconnect_delay_min)
-                await self._through(*(self._begin(state, connection, within) for state in states))
+                await self._through(*[self._begin(state, connection, within) for state in states])
                 if not subscription.live:
                     await self._through(connection.call(connection.transport.ping(), settings.heartbeat))
                     await self._wait_until_settled(subscription.topics, deadline - time())
@@ -378,16 +373,29 @@ class Subscriptions(Generic[S]):
             state.called_at = now
         return state
 
+    def _put(self, subscription: Pending) -> list[TopicState[S]]:
+        """Put a listener to those of its topics; return their states."""
+        states = []
+        subscription.live = True
+        for topic in subscription.topics:
+            state = self._state(topic)
+            subscription.live = subscription.live and state.is_idle
+            state.subscriptions.append(subscription)
+            states.append(state)
+        return states
+
     def _take_away(self, subscription: Pending) -> list[TopicState[S]]:
         """Take a listener away at once; return the states of its topics."""
         subscription.stop()
-        states = [self._topics[topic] for topic in subscription.topics]
         if coming := self._coming.get(subscription):
             coming.task.cancel()
-        for state in states:
+        states = []
+        for topic in subscription.topics:
+            state = self._topics[topic]
             state.subscriptions.remove(subscription)
             if not state.subscriptions:
-                self._on_left(state.topic)
+                self._on_left(topic)
+            states.append(state)
         return states
 
     def _tidy(self, state: TopicState[S]) -> None:
