@@ -31,13 +31,16 @@ KEYS = [None, *(key for shard in range(SHARDS) for key in keys_of(shard))]
 """None, and two keys of each shard."""
 
 
+def has_all_markers(items: list[Any]) -> bool:
+    return all(["marker", shard] in items for shard in range(SHARDS))
+
+
 async def until_heard(publisher: Node, topic: str, *mailboxes: Log) -> None:
     """Publish a marker on each shard; return when each of the mailboxes has all of them."""
     for shard in range(SHARDS):
         await publisher.publish(topic, ["marker", shard], key=keys_of(shard)[0])
     for mailbox in mailboxes:
-        wanted = [["marker", shard] for shard in range(SHARDS)]
-        await mailbox.until(lambda items, wanted=wanted: all(each in items for each in wanted), "a marker on each shard")  # type: ignore[misc]
+        await mailbox.until(has_all_markers, "a marker on each shard")
 
 
 def without_markers(mailbox: Log) -> list[Any]:

@@ -206,7 +206,8 @@ class Subscriptions(Generic[S]):
         """
         coming = self._coming.get(subscription)
         if coming is None and not self._is_there(subscription):
-            coming = self._coming[subscription] = Coming(self._start(self._bring(self._put(subscription), subscription)))
+            states = self._put(subscription)
+            coming = self._coming[subscription] = Coming(self._start(self._bring(states, subscription)))
         subscription.keys.add(key)
         if coming is None:
             return
@@ -374,7 +375,7 @@ class Subscriptions(Generic[S]):
         return state
 
     def _put(self, subscription: Pending) -> list[TopicState[S]]:
-        """Put a listener to those of its topics; return their states."""
+        """Add a listener to its topics, live if it is the first on all of them; return their states."""
         states = []
         subscription.live = True
         for topic in subscription.topics:
