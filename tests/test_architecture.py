@@ -26,6 +26,7 @@ PURE = {
     "secrets",
     "sending",
     "serialization",
+    "shards",
     "topics",
     "wire",
 }
