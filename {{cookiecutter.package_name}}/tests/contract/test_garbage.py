@@ -14,8 +14,8 @@ from ..broker import Broker
 from ..subject import contract
 from .balance import losses
 from .nodes import Log, Node, longest_work, patience
-from .public import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 CHUNK = 256 * 1024
 

@@ -11,8 +11,8 @@ from ..subject import contract, private_topic
 from .balance import reported
 from .faults import hold_until, until_down
 from .nodes import Log, Node, SpiedNode, Wire, eventually
-from .plugin import MakeNode
 from .proxy import Proxy
+from .public import MakeNode
 
 SHARDS = 4
 

@@ -55,8 +55,10 @@ class BlockingMessageConnector(Generic[S]):
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_begin, weakref.ref(self)))
 
-    def publish(self, topic: str, message: Any) -> None:
+    def publish(self, topic: str, message: Any, key: str | None = None) -> None:
         """Send `message`, any JSON value, to all nodes that are subscribed to `topic`; return when it was accepted.
+
+        `key` is that of a shard, as for `MessageConnector`; here as in the other methods.
 
         Raises:
             SerializationError, MessageTooLargeError, OutboxFullError: the message was not taken.
@@ -65,9 +67,11 @@ class BlockingMessageConnector(Generic[S]):
             ClosedError: `close()` was called, here or in the parent process before the fork.
             RuntimeError: the call comes from the connector's own thread, and would wait for itself.
         """
-        self._wait_for(lambda connector: connector.publish(topic, message))
+        self._wait_for(lambda connector: connector.publish(topic, message, key))
 
-    def publish_nowait(self, topic: str, message: Any, callback: Callback | None = None) -> None:
+    def publish_nowait(
+        self, topic: str, message: Any, callback: Callback | None = None, key: str | None = None
+    ) -> None:
         """Send like `publish`, without waiting for the broker.
 
         Raises at once what is known at once. What comes later goes to `callback(error_or_None)`, which is called on the
@@ -75,14 +79,14 @@ class BlockingMessageConnector(Generic[S]):
         """
 
         async def use(connector: MessageConnector[S]) -> None:
-            connector.publish_nowait(topic, message, callback)
+            connector.publish_nowait(topic, message, callback, key)
 
         if self._running and self._running.is_here:
-            self._running.connector.publish_nowait(topic, message, callback)
+            self._running.connector.publish_nowait(topic, message, callback, key)
         else:
             self._wait_for(use)
 
-    def subscribe(self, topic: str, listener: Listener) -> None:
+    def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Have `listener(message)` called for what other nodes publish on `topic`; return when that is so.
 
         A function is called on a thread that it may block, with one message after another. A coroutine function runs on
@@ -94,16 +98,16 @@ class BlockingMessageConnector(Generic[S]):
             SubscribeUnconfirmedError: the broker did not confirm within `publish_timeout`.
             ClosedError, RuntimeError: as for `publish`.
         """
-        self._wait_for(lambda connector: connector.subscribe(topic, _called_aside(listener)))
+        self._wait_for(lambda connector: connector.subscribe(topic, _called_aside(listener), key))
 
-    def unsubscribe(self, topic: str, listener: Listener) -> None:
+    def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Call `listener` no more for messages on `topic`; return when the broker, if need be, has been told.
 
         Raises:
             UnsubscribeError: the listener is not subscribed, or the broker objects.
             ClosedError, RuntimeError: as for `publish`.
         """
-        self._wait_for(lambda connector: connector.unsubscribe(topic, _called_aside(listener)))
+        self._wait_for(lambda connector: connector.unsubscribe(topic, _called_aside(listener), key))
 
     def close(self) -> None:
         """Send what was accepted, let listeners finish, and end the connection and its thread, for good.
