@@ -39,13 +39,12 @@ class Package:
     """A baked connector: the package, to be imported, and what starts a broker for it."""
 
     def __init__(self, folder: Path, preset: str) -> None:
-        self.name = f"hosted_{preset}"
-        project = bake(folder, preset=preset, package_name=self.name)
+        project = bake(folder, preset=preset)
+        self.name = project.name
         self.source = project / "src"
         sys.path.append(str(self.source))
         spec = spec_from_file_location(f"{self.name}_tests", project / "tests" / "__init__.py")
         assert spec
-        assert spec.loader
         sys.modules[spec.name] = module_from_spec(spec)
         self._tests = spec.name
 
@@ -61,14 +60,14 @@ class Package:
             yield broker
 
     @contextmanager
-    def program(self, folder: Path, host: str, back_end: str, broker: Any) -> Iterator[Any]:
-        """Lend a program of `hosts/` that serves, in a process of its own."""
-        package, path = self, PROGRAMS / f"{host}_server.py"
+    def program(self, folder: Path, broker: Any, *words: str | Path) -> Iterator[Any]:
+        """Lend a Python program that serves, in a process of its own; `PORT` among its words stands for its port."""
+        package = self
         server: Any = importlib.import_module(f"{self._tests}.contract.server")
 
         class Program(server.Server):  # type: ignore[misc]
             def command(self) -> list[str]:
-                return [sys.executable, str(path), str(self.port), back_end]
+                return [sys.executable, *(str(self.port) if word == "PORT" else str(word) for word in words)]
 
             def environment(self) -> dict[str, str]:
                 place = {f"{package.name.upper()}_URL": broker.url, "REDIS_URL": broker.url}
@@ -95,16 +94,17 @@ class Package:
                 """The connections that it has to the broker."""
                 return _connections(self._process.pid, broker.port)
 
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         with _stopped_at_the_end(Program(folder)) as program:
             yield program
 
     @contextmanager
     def programs(self, folder: Path, host: str, back_end: str, broker: Any) -> Iterator[list[Any]]:
-        """Lend two programs on one broker."""
+        """Lend two programs of a host on one broker."""
+        words = PROGRAMS / f"{host}_server.py", "PORT", back_end
         with ExitStack() as stack:
             yield [
-                stack.enter_context(self.program(folder / f"{back_end}-{number}", host, back_end, broker))
+                stack.enter_context(self.program(folder / f"{back_end}-{number}", broker, *words))
                 for number in range(2)
             ]
 
