@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Self
 
-from baking import bake
+from baking import ROOT, bake
 from websockets.asyncio.client import ClientConnection, connect
 
 PROGRAMS = Path(__file__).with_name("hosts")
@@ -199,10 +200,9 @@ def client_class(host: str) -> type[Client]:
 
 
 @asynccontextmanager
-async def clients(host: str, programs: list[Any]) -> AsyncIterator[list[Client]]:
+async def clients(kind: type[Client], programs: list[Any]) -> AsyncIterator[list[Client]]:
     """Lend a client of each program; both hear what the first one sends."""
     async with AsyncExitStack() as stack:
-        kind = client_class(host)
         found = [await stack.enter_async_context(kind(program.port)) for program in programs]
         async with asyncio.timeout(PATIENCE):
             while not all("hello" in client.texts for client in found):  # a client is not told when it is subscribed
@@ -236,7 +236,10 @@ async def heard(clients: list[Client], last: int, within: float) -> bool:
 async def through_an_outage(host: str, broker: Any, programs: Mapping[str, list[Any]]) -> dict[str, list[Client]]:
     """Kill the broker and start it again, while the first client of each back end sends numbers; return the clients."""
     async with AsyncExitStack() as stack:
-        found = {back_end: await stack.enter_async_context(clients(host, pair)) for back_end, pair in programs.items()}
+        found = {
+            back_end: await stack.enter_async_context(clients(client_class(host), pair))
+            for back_end, pair in programs.items()
+        }
         sending = [asyncio.create_task(send_numbers(pair[0], range(COUNT), RATE)) for pair in found.values()]
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(pair[0].until(str(round(RATE * BEFORE))) for pair in found.values()))
@@ -263,7 +266,10 @@ async def costs(host: str, programs: Mapping[str, list[Any]]) -> dict[str, Cost]
     """Measure the back ends by turns."""
     found: dict[str, list[float]] = {back_end: [] for back_end in programs}
     async with AsyncExitStack() as stack:
-        pairs = {back_end: await stack.enter_async_context(clients(host, pair)) for back_end, pair in programs.items()}
+        pairs = {
+            back_end: await stack.enter_async_context(clients(client_class(host), pair))
+            for back_end, pair in programs.items()
+        }
         for turn in range(COST_TURNS):
             numbers = range(turn * COST_COUNT, (turn + 1) * COST_COUNT)
             for back_end, pair in pairs.items():
@@ -287,3 +293,9 @@ def shown(numbers: list[int]) -> str:
     if list(dict.fromkeys(numbers)) != sorted(unique):
         words.append("not in order")
     return ", ".join(words)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the blocks of code on a page of `docs/` that are in this language."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

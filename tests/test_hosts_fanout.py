@@ -5,13 +5,13 @@ import gc
 import logging
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import PATIENCE, Package
+from hosting import PATIENCE, Client, Package, blocks, clients, heard, send_numbers
 
 
 class Bench:
@@ -112,6 +112,10 @@ def test_a_subscriber_gets_only_what_is_published_to_its_channel(bench: Bench) -
     play(scene())
 
 
+class Name(str):
+    """A text of which one can see whether somebody still has it."""
+
+
 async def listed(events: Any) -> list[Any]:
     """Return all events until the end."""
     return [event async for event in events]
@@ -198,11 +202,12 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
                     bench.broker.ask("CLIENT KILL", "ID", client)
                 await lost.wait()
                 await here.publish("a", "while it is away")
+                waiting = asyncio.create_task(take(second, 1))
                 await ready.wait()
                 await here.publish("a", "after")
-                for events in (first, second):
+                for events in (anext(first), waiting):
                     with pytest.raises(bench.fanout.Missed):
-                        await anext(events)
+                        await events
                 assert await anext(first) == "after"
                 await here.publish("b", "going on")
                 assert await anext(second) == "going on"
@@ -212,6 +217,47 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
 
     play(scene())
     assert any("MessagesLostError" in record.getMessage() for record in caplog.records)
+
+
+def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_look(bench: Bench) -> None:
+    async def scene() -> None:
+        connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url, max_pending_messages=1))
+        dropped: asyncio.Queue[Any] = asyncio.Queue()
+        async with bench.node() as here, bench.fanout.Fanout(connector) as there, AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(there.subscribe("crowded")) for _ in range(2000)]
+            quiet = await stack.enter_async_context(there.subscribe("quiet"))
+            connector.on("error", dropped.put_nowait)
+            for _ in range(2):
+                while dropped.empty():
+                    await asyncio.gather(*(here.publish("crowded", number) for number in range(300)))
+                assert isinstance(await dropped.get(), bench.errors.SlowListenerError)
+            await here.publish("quiet", "going on")
+            with pytest.raises(bench.fanout.Missed):
+                await anext(quiet)
+            assert await anext(quiet) == "going on"
+            with pytest.raises(bench.fanout.Missed):
+                await take(crowd[-1], 1000)
+
+    play(scene())
+
+
+def test_what_is_lost_on_other_topics_of_the_connector_is_not_missed(bench: Bench) -> None:
+    async def scene() -> None:
+        connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url, max_pending_messages=1))
+        dropped, free = asyncio.Event(), asyncio.Event()
+        async with bench.node() as here, bench.fanout.Fanout(connector) as there, there.subscribe("a") as events:
+            connector.on("error", lambda error: dropped.set())
+            publisher = bench.package.Connector(bench.package.Settings(url=bench.broker.url))
+            await connector.subscribe("other", lambda message: free.wait())
+            async with publisher:
+                for number in range(10):
+                    await publisher.publish("other", number)
+                await dropped.wait()
+            await here.publish("a", "nothing was lost")
+            assert await anext(events) == "nothing was lost"
+            free.set()
+
+    play(scene())
 
 
 def test_what_cannot_be_sent_is_raised_and_reaches_nobody(bench: Bench) -> None:
@@ -267,12 +313,16 @@ def test_in_an_outage_own_subscribers_go_on_and_publishing_ends_within_its_time(
 def test_nothing_is_left_of_a_subscriber_that_has_gone(bench: Bench) -> None:
     async def scene() -> None:
         async with bench.node() as here:
-            gone = []
+            gone: list[weakref.ref[Any]] = []
             for number in range(100):
                 async with here.subscribe(f"room {number}") as events:
                     await here.publish(f"room {number}", "something")
                     gone.append(weakref.ref(events))
                 del events
+            channel = Name("of its own")
+            async with here.subscribe(channel):
+                gone.append(weakref.ref(channel))
+            del channel
             with suppress(LookupError):
                 async with here.subscribe("a") as events:
                     gone.append(weakref.ref(events))
@@ -365,3 +415,25 @@ def test_a_bound_of_none_is_refused(bench: Bench) -> None:
     connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url))
     with pytest.raises(ValueError, match="max_pending = 0: must be at least 1"):
         bench.fanout.Fanout(connector, max_pending=0)
+
+
+def test_the_server_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
+    (code,) = blocks("fanout.md", "python")
+
+    async def scene(programs: list[Any]) -> None:
+        async with clients(Client, programs) as pair:
+            await send_numbers(pair[0], range(100), 1000)
+            assert await heard(pair, 99, PATIENCE)
+            for client in pair:
+                assert client.numbers == list(range(100))
+
+    with ExitStack() as stack:
+        programs = []
+        for name in ("first", "second"):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "app.py").write_text(code)
+            words = ("-m", "uvicorn", "app:app", "--port", "PORT", "--log-level", "warning")
+            programs.append(stack.enter_context(packages["redis"].program(folder, broker, *words)))
+        play(scene(programs))
+        assert [program.log for program in programs] == ["", ""]
