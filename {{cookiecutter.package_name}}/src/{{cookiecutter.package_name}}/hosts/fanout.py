@@ -178,4 +178,3 @@ class Events:
         """End the iteration, once all that waits was handed out."""
         self._is_over = True
         self._news.set()
-
