@@ -17,8 +17,9 @@ from hosting import PATIENCE, Client, Package, blocks, clients, heard, send_numb
 class Bench:
     """Makes nodes of the package on a broker that runs."""
 
-    def __init__(self, package: Package, broker: Any) -> None:
+    def __init__(self, package: Package, broker: Any, shards: int) -> None:
         self.broker = broker
+        self.shards = shards
         self.package = package.module()
         self.fanout = package.module("hosts.fanout")
         self.errors = self.package.Connector.errors
@@ -26,9 +27,14 @@ class Bench:
     @asynccontextmanager
     async def node(self, max_pending: int = 1000, **settings: Any) -> AsyncIterator[Any]:
         """Lend a `Fanout` on a connector of its own."""
-        connector = self.package.Connector(self.package.Settings(url=self.broker.url, **settings))
-        async with self.fanout.Fanout(connector, max_pending=max_pending) as fanout:
+        async with self.fanout.Fanout(self.connector(**settings), max_pending=max_pending) as fanout:
             yield fanout
+
+    def connector(self, **settings: Any) -> Any:
+        """Return a connector to the broker."""
+        return self.package.Connector(
+            self.package.Settings(**{"url": self.broker.url, "shards": self.shards, **settings})
+        )
 
     def clients(self) -> set[str]:
         """Return the ids of all clients of the broker."""
@@ -41,9 +47,9 @@ def broker(packages: Mapping[str, Package], tmp_path_factory: pytest.TempPathFac
         yield broker
 
 
-@pytest.fixture
-def bench(packages: Mapping[str, Package], broker: Any) -> Bench:
-    return Bench(packages["redis"], broker)
+@pytest.fixture(params=[1, 4], ids=["one topic", "shards"])
+def bench(packages: Mapping[str, Package], broker: Any, request: pytest.FixtureRequest) -> Bench:
+    return Bench(packages["redis"], broker, request.param)
 
 
 def play(scene: Coroutine[Any, Any, None]) -> None:
@@ -185,9 +191,7 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
     async def scene() -> None:
         async with bench.node(max_history_bytes=0, heartbeat=0.5) as here:
             others = bench.clients()
-            connector = bench.package.Connector(
-                bench.package.Settings(url=bench.broker.url, heartbeat=0.5, reconnect_delay_min=0.5)
-            )
+            connector = bench.connector(heartbeat=0.5, reconnect_delay_min=0.5)
             async with (
                 bench.fanout.Fanout(connector) as there,
                 there.subscribe("a") as first,
@@ -221,7 +225,7 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
 
 def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_look(bench: Bench) -> None:
     async def scene() -> None:
-        connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url, max_pending_messages=1))
+        connector = bench.connector(max_pending_messages=1)
         dropped: asyncio.Queue[Any] = asyncio.Queue()
         async with bench.node() as here, bench.fanout.Fanout(connector) as there, AsyncExitStack() as stack:
             crowd = [await stack.enter_async_context(there.subscribe("crowded")) for _ in range(2000)]
@@ -243,11 +247,11 @@ def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_loo
 
 def test_what_is_lost_on_other_topics_of_the_connector_is_not_missed(bench: Bench) -> None:
     async def scene() -> None:
-        connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url, max_pending_messages=1))
+        connector = bench.connector(max_pending_messages=1)
         dropped, free = asyncio.Event(), asyncio.Event()
         async with bench.node() as here, bench.fanout.Fanout(connector) as there, there.subscribe("a") as events:
             connector.on("error", lambda error: dropped.set())
-            publisher = bench.package.Connector(bench.package.Settings(url=bench.broker.url))
+            publisher = bench.connector()
             await connector.subscribe("other", lambda message: free.wait())
             async with publisher:
                 for number in range(10):
@@ -285,7 +289,7 @@ def test_in_an_outage_own_subscribers_go_on_and_publishing_ends_within_its_time(
             assert await anext(own) == "hello"
 
     with packages["redis"].broker(tmp_path / "broker") as broker:
-        play(scene(Bench(packages["redis"], broker)))
+        play(scene(Bench(packages["redis"], broker, shards=1)))
 
 
 def test_what_could_not_be_sent_is_logged_in_few_lines_with_its_count(
@@ -302,7 +306,7 @@ def test_what_could_not_be_sent_is_logged_in_few_lines_with_its_count(
             here.publish_nowait("a", "which waits when the fanout ends")
 
     with packages["redis"].broker(tmp_path / "broker") as broker:
-        play(scene(Bench(packages["redis"], broker)))
+        play(scene(Bench(packages["redis"], broker, shards=1)))
     lines = [record.getMessage() for record in caplog.records if "others may miss" in record.getMessage()]
     assert 1 < len(lines) < 5
     assert sum(int(number) for line in lines for number in re.findall(r"miss: (\d+)", line)) == 101
@@ -385,7 +389,7 @@ def test_the_end_of_a_fanout_ends_all_subscriptions(bench: Bench) -> None:
 
 def test_without_a_broker_it_does_not_begin_and_leaves_nothing_open(bench: Bench) -> None:
     async def scene() -> None:
-        connector = bench.package.Connector(bench.package.Settings(url="redis://127.0.0.1:1", connect_timeout=0.3))
+        connector = bench.connector(url="redis://127.0.0.1:1", connect_timeout=0.3)
         with pytest.raises(bench.errors.ConnectError):
             async with bench.fanout.Fanout(connector):
                 pass
@@ -397,7 +401,7 @@ def test_without_a_broker_it_does_not_begin_and_leaves_nothing_open(bench: Bench
 
 def test_fanouts_with_different_topics_do_not_hear_each_other(bench: Bench) -> None:
     async def scene() -> None:
-        connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url))
+        connector = bench.connector()
         async with (
             bench.node() as here,
             bench.fanout.Fanout(connector, topic="elsewhere") as there,
@@ -411,7 +415,7 @@ def test_fanouts_with_different_topics_do_not_hear_each_other(bench: Bench) -> N
 
 
 def test_a_bound_of_none_is_refused(bench: Bench) -> None:
-    connector = bench.package.Connector(bench.package.Settings(url=bench.broker.url))
+    connector = bench.connector()
     with pytest.raises(ValueError, match="max_pending = 0: must be at least 1"):
         bench.fanout.Fanout(connector, max_pending=0)
 
@@ -436,3 +440,53 @@ def test_the_server_of_the_guide_runs_as_printed(packages: Mapping[str, Package]
             programs.append(stack.enter_context(packages["redis"].program(folder, broker, *words)))
         play(scene(programs))
         assert [program.log for program in programs] == ["", ""]
+
+
+def test_a_node_subscribes_to_the_shards_that_its_subscribers_need_and_to_no_others(
+    packages: Mapping[str, Package], broker: Any
+) -> None:
+    bench = Bench(packages["redis"], broker, shards=8)
+
+    def delivered() -> int:
+        return len(broker.ask("PUBSUB CHANNELS", "*fanout*"))
+
+    async def scene() -> None:
+        async with bench.node() as node:
+            assert delivered() == 0
+            async with node.subscribe("a"), node.subscribe("a"):
+                assert delivered() == 1
+                async with AsyncExitStack() as stack:
+                    for number in range(200):
+                        await stack.enter_async_context(node.subscribe(f"room {number}"))
+                    assert delivered() == 8
+                assert delivered() == 1
+            assert delivered() == 0
+
+    play(scene())
+
+
+def test_subscribers_that_come_and_go_miss_nothing_while_they_are_there(bench: Bench) -> None:
+    async def come_and_go(here: Any, there: Any, name: int) -> None:
+        for number in range(10):
+            async with there.subscribe("a") as events:
+                await here.publish("a", [name, number])
+                while await anext(events) != [name, number]:
+                    pass
+
+    async def come_and_be_cancelled(there: Any) -> None:
+        for _ in range(30):
+            coming = asyncio.create_task(there.subscribe("a").__aenter__())
+            await asyncio.sleep(0)
+            coming.cancel()
+            await asyncio.wait([coming])
+
+    async def scene() -> None:
+        async with bench.node() as here, bench.node() as there:
+            async with asyncio.TaskGroup() as group:
+                for name in range(5):
+                    group.create_task(come_and_go(here, there, name))
+                group.create_task(come_and_be_cancelled(there))
+            if bench.shards > 1:
+                assert bench.broker.ask("PUBSUB CHANNELS", "*fanout*") == []
+
+    play(scene())

@@ -4,13 +4,13 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
 from .. import Connector
-from ..contract import ClosedError, Receipt
+from ..contract import ClosedError, ConnectorError, Receipt
 from .losses import Unsent, watch
 
 
@@ -26,9 +26,11 @@ class Fanout:
                 await fanout.publish("room 1", {"text": "hello"})
                 print(await anext(events))
 
-    All channels share `topic` of the connector, which is connected and closed with the block. At most `max_pending`
-    events wait for one subscriber. What a subscriber has missed it is told by `Missed`; other errors of the connector are
-    logged.
+    All channels share `topic` of the connector, which is connected and closed with the block. With `shards`, a channel is
+    the key of its messages, and the broker is asked only for the shards to whose channels somebody subscribes here.
+
+    At most `max_pending` events wait for one subscriber. What a subscriber has missed it is told by `Missed`; other
+    errors of the connector are logged.
     """
 
     def __init__(self, connector: Connector, topic: str = "fanout", max_pending: int = 1000) -> None:
@@ -38,6 +40,7 @@ class Fanout:
         self._topic = topic
         self._most = max_pending
         self._channels: dict[str, set[Events]] = {}
+        self._is_sharded = False
         self._is_over = False
         self._unsent = Unsent()
         watch(connector, topic, self._missed)
@@ -49,7 +52,9 @@ class Fanout:
         """
         try:
             await self._connector.connect()
-            await self._connector.subscribe(self._topic, self._take)
+            self._is_sharded = self._connector.settings.shards > 1
+            if not self._is_sharded:
+                await self._connector.subscribe(self._topic, self._take)
         except BaseException:
             await self._connector.close()
             raise
@@ -88,14 +93,19 @@ class Fanout:
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
         """Get by `async for` what is published to `channel`, from when the block is entered until it is left.
 
+        With `shards`, the block is entered when the broker delivers the channel; in an outage, when it is back.
+
         Raises:
             ClosedError: the block of the `Fanout` was left.
+            SubscribeError: with `shards`, if the broker refused, or did not confirm in time.
         """
         if self._is_over:
             raise ClosedError("The Fanout is closed: make a new one.")
         events = Events(self._most)
         self._channels.setdefault(channel, set()).add(events)
         try:
+            if self._is_sharded:
+                await self._connector.subscribe(self._topic, self._take, key=channel)
             yield events
         finally:
             events.end()
@@ -103,9 +113,12 @@ class Fanout:
             left.discard(events)
             if not left:
                 del self._channels[channel]
+                if self._is_sharded:
+                    with suppress(ConnectorError):  # it may have been told already, or be closed
+                        await self._connector.unsubscribe(self._topic, self._take, key=channel)
 
     def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object]) -> None:
-        self._connector.publish_nowait(self._topic, [channel, message], callback)
+        self._connector.publish_nowait(self._topic, [channel, message], callback, key=channel)
         if channel in self._channels:
             event = message if type(message) is str else json.loads(json.dumps(message))  # as it arrives elsewhere
             self._hand(channel, event)
