@@ -9,6 +9,7 @@ What was lost on the way here, in spite of all repair, is an `error` event of th
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from queue import Queue
@@ -21,23 +22,26 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 from .. import BlockingConnector, Connector
 from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
 
-logger = logging.getLogger(__name__.partition(".")[0])
-
 RETRY = 5.0
 """Seconds after which a server that could not begin to hear the others tries again."""
 
 
 class _Complaints:
-    """What a manager logs, where python-socketio's own managers log it, or else where its connector does."""
+    """What a manager logs, to the logger to which python-socketio's own managers log."""
 
     logger: logging.Logger | None
+    server: Any
 
     def _sent(self, error: ConnectorError | None) -> None:
         if error:
-            (self.logger or logger).error("Other servers, and their clients, may miss what this one sent: %s", error)
+            self._complain("Other servers, and their clients, may miss what this one sent: %s", error)
 
     def _is_deaf(self, error: Exception) -> None:
-        (self.logger or logger).error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
+        self._complain("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
+
+    def _complain(self, text: str, *values: object) -> None:
+        logger = self.logger or (self.server.logger if self.server else logging.getLogger("socketio"))
+        logger.error(text, *values)
 
 
 class ConnectorManager(_Complaints, AsyncPubSubManager):
@@ -55,10 +59,12 @@ class ConnectorManager(_Complaints, AsyncPubSubManager):
     def __init__(self, connector: Connector, channel: str = "socketio", **options: Any) -> None:
         super().__init__(channel=channel, **options)
         self.connector = connector
+        self._process = os.getpid()
 
     def initialize(self) -> None:
-        """Begin with the server, which may run in a process that was forked since this manager was made."""
-        self.host_id = uuid4().hex
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
         super().initialize()
 
     async def _publish(self, data: Any) -> None:
@@ -100,10 +106,12 @@ class BlockingConnectorManager(_Complaints, PubSubManager):
     def __init__(self, connector: BlockingConnector, channel: str = "socketio", **options: Any) -> None:
         super().__init__(channel=channel, **options)
         self.connector = connector
+        self._process = os.getpid()
 
     def initialize(self) -> None:
-        """Begin with the server, which may run in a process that was forked since this manager was made."""
-        self.host_id = uuid4().hex
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
         super().initialize()
 
     def _publish(self, data: Any) -> None:
@@ -119,6 +127,8 @@ class BlockingConnectorManager(_Complaints, PubSubManager):
             try:
                 self.connector.subscribe(self.channel, heard.put)
                 break
+            except ClosedError:
+                return
             except ConnectorError as error:
                 self._is_deaf(error)
                 time.sleep(RETRY)
