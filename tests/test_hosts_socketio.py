@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -16,9 +16,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pytest
 import socketio
 from aiohttp import web
-from hosting import Package
+from hosting import Package, blocks
 
-TIMEOUT = 30.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,13 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 class Client:
     """A client that takes down what it hears, and answers a question."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, news: str) -> None:
         self.namespace = namespace
         self.heard: list[Any] = []
         self.left = asyncio.Event()
         self._news = asyncio.Event()
         self.client = socketio.AsyncClient(reconnection=False)
-        for event, handler in (("news", self._hear), ("question", self._answer), ("disconnect", self._leave)):
+        for event, handler in ((news, self._hear), ("question", self._answer), ("disconnect", self._leave)):
             self.client.on(event, handler, namespace=namespace)
 
     @property
@@ -125,8 +125,8 @@ class Client:
 
 
 @asynccontextmanager
-async def client(port: int, namespace: str = "/", **options: Any) -> AsyncIterator[Client]:
-    client = Client(namespace)
+async def client(port: int, namespace: str = "/", news: str = "news", **options: Any) -> AsyncIterator[Client]:
+    client = Client(namespace, news)
     options = {"transports": ["websocket"], **options}
     await client.client.connect(f"http://127.0.0.1:{port}", namespaces=[namespace], **options)
     try:
@@ -293,8 +293,8 @@ async def test_the_json_of_the_server_is_used(joined: Joined) -> None:
 
 FORKED = """
 import os, signal, socket, socketio, uvicorn
-from hosted_redis import Connector, Settings
-from hosted_redis.hosts.socketio import ConnectorManager
+from deepstream_msg_redis import Connector, Settings
+from deepstream_msg_redis.hosts.socketio import ConnectorManager
 
 server = socketio.AsyncServer(async_mode="asgi", client_manager=ConnectorManager(Connector(Settings())))
 
@@ -313,9 +313,13 @@ uvicorn.Server(uvicorn.Config(socketio.ASGIApp(server), log_level="warning")).ru
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @alone
 async def test_servers_that_were_forked_from_one_hear_each_other(joined: Joined) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(joined.package.source), "HOSTED_REDIS_URL": joined.broker.url}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", FORKED, env=environment, stdout=asyncio.subprocess.PIPE, start_new_session=True
+        sys.executable,
+        "-c",
+        FORKED,
+        env=environment(joined.package, joined.broker),
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
     assert process.stdout
     try:
@@ -467,7 +471,7 @@ async def test_threads_emit_without_an_event_loop(joined: Joined) -> None:
         await asyncio.to_thread(emit_in_threads, joined, other.sid)
         *numbers, last = await mine.until("done")
         assert sorted(numbers) == list(range(16))
-        assert await other.until("done") == [*numbers, b"bytes", last]
+        assert await other.until("done") == [*numbers, {"bytes": b"\x00", "number": 2**70}, last]
 
 
 def emit_in_threads(joined: Joined, room: str) -> None:
@@ -478,7 +482,7 @@ def emit_in_threads(joined: Joined, room: str) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        manager.emit("news", b"bytes", room=room)
+        manager.emit("news", {"bytes": b"\x00", "number": 2**70}, room=room)
         manager.emit("news", "done")
 
 
@@ -515,9 +519,12 @@ async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> 
                 client(here.port) as mine,
                 client(port, transports=["polling"]) as other,
             ):
-                await both_hear(here, mine, other)
+                while not other.heard:  # unlike the others, this server has clients before it hears the rest
+                    await here.emit("news", "ready")
+                    await asyncio.sleep(0.05)
                 await asyncio.to_thread(server.emit, "news", b"from a thread")
-                assert await mine.until(b"from a thread") == [b"from a thread"]
+                await asyncio.to_thread(server.emit, "news", "done")
+                assert (await mine.until("done"))[-2:] == [b"from a thread", "done"]
                 assert await here.call("question", (1, 2), to=other.sid) == ([2, 1], other.sid)
                 assert await asyncio.to_thread(server.call, "question", (1, 2), to=mine.sid) == ([2, 1], mine.sid)
 
@@ -533,6 +540,40 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
                 await log.until("does not hear the others")
                 await asyncio.to_thread(server.emit, "news", "served", ignore_queue=True)
                 await mine.until("served")
+
+
+def test_the_code_of_the_guide_runs_as_printed(package: Package, broker: Any, tmp_path: Path) -> None:
+    server, worker = blocks("socketio.md", "python")
+
+    async def scene(programs: list[Any]) -> None:
+        here, there = (program.port for program in programs)
+        async with client(here, news="chat") as mine, client(there, news="chat") as other:
+            for number in range(100):
+                await mine.client.emit("chat", number)
+            for each in (mine, other):
+                assert await each.until(99) == list(range(100))
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", worker, env=environment(package, broker)
+            )
+            assert await process.wait() == 0
+            for each in (mine, other):
+                assert (await each.until("from a worker"))[100:] == ["from a worker"]
+
+    with ExitStack() as stack:
+        programs = []
+        for name in ("first", "second"):
+            folder = tmp_path / name
+            folder.mkdir()
+            (folder / "app.py").write_text(server)
+            words = ("-m", "uvicorn", "app:app", "--port", "PORT", "--log-level", "warning")
+            programs.append(stack.enter_context(package.program(folder, broker, *words)))
+        run(scene, programs)
+        assert [program.log for program in programs] == ["", ""]
+
+
+def environment(package: Package, broker: Any) -> dict[str, str]:
+    """The environment of a program that finds the package and the broker."""
+    return {**os.environ, "PYTHONPATH": str(package.source), "DEEPSTREAM_MSG_REDIS_URL": broker.url}
 
 
 class Log(logging.Handler):
