@@ -20,6 +20,8 @@ from hosting import Package, blocks
 
 TIMEOUT = 20.0
 
+pytestmark = pytest.mark.timeout(2 * TIMEOUT)  # also where a loop never ends, and nothing on it can time out
+
 
 @pytest.fixture(scope="module")
 def package(packages: Mapping[str, Package]) -> Package:
