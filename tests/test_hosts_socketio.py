@@ -534,7 +534,8 @@ async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> 
 @alone
 async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
     log = Log()
-    with joined.blocking() as connector:
+    with joined.blocking() as connector, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joined.adapter, "RETRY", 0.1)
         manager = joined.adapter.BlockingConnectorManager(connector, "CONTROL")
         server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger)
         with threaded(socketio.WSGIApp(server)) as port:
@@ -542,6 +543,8 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
                 await log.until("does not hear the others")
                 await asyncio.to_thread(server.emit, "news", "served", ignore_queue=True)
                 await mine.until("served")
+        await asyncio.to_thread(connector.close)
+        await asyncio.to_thread(manager.thread.join)
 
 
 def test_the_code_of_the_guide_runs_as_printed(package: Package, broker: Any, tmp_path: Path) -> None:
