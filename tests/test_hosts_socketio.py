@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import Any, Self
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import pytest
@@ -41,6 +42,21 @@ class Joined:
         self.package = package
         self.broker = broker
         self.adapter: Any = package.module("hosts.socketio")
+        self._logs: list[Log] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for log in self._logs:
+            logging.getLogger(self.package.name).removeHandler(log)
+
+    def log(self) -> "Log":
+        """Return what is logged by the connectors from now on, and to its own `logger`."""
+        log = Log()
+        self._logs.append(log)
+        logging.getLogger(self.package.name).addHandler(log)
+        return log
 
     def settings(self, **settings: Any) -> Any:
         return self.package.module().Settings(url=self.broker.url, reconnect_delay_max=0.5, **settings)
@@ -146,7 +162,8 @@ def alone(scene: Callable[["Joined"], Coroutine[Any, Any, None]]) -> Callable[[P
     """Make a test of a scene, on a broker."""
 
     def test(package: Package, broker: Any) -> None:
-        run(scene, Joined(package, broker))
+        with Joined(package, broker) as joined:
+            run(scene, joined)
 
     test.__doc__ = scene.__doc__
     return test
@@ -366,7 +383,7 @@ async def test_nothing_is_lost_in_an_outage(joined: Joined) -> None:
 
 @alone
 async def test_a_loss_is_told_and_logged(joined: Joined) -> None:
-    log = Log()
+    log = joined.log()
     sending, hearing = joined.manager(publish_timeout=0.5, heartbeat=0.5), joined.manager(heartbeat=0.5)
     async with joined.two(sending, hearing, logger=log.logger) as (here, there, _, other):
 
@@ -376,7 +393,7 @@ async def test_a_loss_is_told_and_logged(joined: Joined) -> None:
         joined.package.module("hosts.losses").watch(hearing.connector, "socketio", missed)
         await asyncio.to_thread(joined.broker.stop)
         await here.emit("news", "lost")
-        await log.until("may miss what this one sent")
+        await log.until("that others may miss")
         joined.broker.spawn()
         await other.until("missed")
         await here.emit("news", "not lost")
@@ -394,7 +411,7 @@ async def test_an_event_that_is_too_large_is_refused(joined: Joined) -> None:
 
 @alone
 async def test_a_server_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
-    log = Log()
+    log = joined.log()
     async with joined.server(joined.manager("CONTROL"), logger=log.logger) as here, client(here.port) as mine:
         await log.until("does not hear the others; it tries again in 5 s: topic = 'CONTROL'")
         await here.emit("news", "served", ignore_queue=True)
@@ -406,7 +423,7 @@ async def test_a_server_whose_connector_is_another_loops_says_so_and_serves(join
     async def itself(connector: Any) -> Any:
         return connector
 
-    log = Log()
+    log = joined.log()
     with joined.blocking() as elsewhere:
         manager = joined.adapter.ConnectorManager(elsewhere.submit(itself).result())
         async with joined.server(manager, logger=log.logger) as here, client(here.port) as mine:
@@ -418,7 +435,7 @@ async def test_a_server_whose_connector_is_another_loops_says_so_and_serves(join
 
 @alone
 async def test_a_server_goes_on_for_its_own_clients_when_its_connector_is_closed(joined: Joined) -> None:
-    log = Log()
+    log = joined.log()
     manager = joined.manager()
     async with joined.two(manager, joined.manager(), logger=log.logger) as (here, _, mine, _):
         await manager.connector.close()
@@ -426,18 +443,18 @@ async def test_a_server_goes_on_for_its_own_clients_when_its_connector_is_closed
         assert not log.lines
         await here.emit("news", "closed")
         await mine.until("closed")
-        await log.until("may miss what this one sent")
+        await log.until("that others may miss")
 
 
 @alone
 async def test_a_connector_is_closed_before_it_has_found_its_broker(joined: Joined) -> None:
-    log = Log()
+    log = joined.log()
     joined.broker.stop()
     manager = joined.manager()
     async with joined.server(manager, logger=log.logger) as here, client(here.port):
         await manager.connector.close()
         await asyncio.wait([manager.thread])
-        assert not log.lines
+        assert not any("hear the others" in line or "unexpected" in line for line in log.lines)
 
 
 @alone
@@ -502,12 +519,38 @@ async def test_a_thread_does_not_wait_for_a_broker_that_is_away(joined: Joined) 
 
 
 @alone
-async def test_a_thread_emits_in_vain_when_its_connector_is_closed(joined: Joined) -> None:
-    log = Log()
+async def test_a_thread_that_emits_is_told_that_its_connector_is_closed(joined: Joined) -> None:
     with joined.blocking() as connector:
-        manager = joined.adapter.BlockingConnectorManager(connector, write_only=True, logger=log.logger)
-    await asyncio.to_thread(manager.emit, "news", "closed")
-    assert ["may miss what this one sent" in line for line in log.lines] == [True]
+        manager = joined.adapter.BlockingConnectorManager(connector, write_only=True)
+    with pytest.raises(joined.package.module().Connector.errors.ClosedError):
+        await asyncio.to_thread(manager.emit, "news", "closed")
+
+
+@alone
+async def test_what_waits_for_the_broker_is_bounded_and_the_rest_is_logged(joined: Joined) -> None:
+    log = joined.log()
+    joined.broker.stop()
+    async with joined.server(joined.manager(max_outbox_bytes=1000)) as here:
+        for _ in range(20):
+            await here.emit("news", "x" * 100)
+        await log.until("would be more than max_outbox_bytes = 1000")
+    told = [int(count) for line in log.lines for count in re.findall(r"that others may miss: (\d+)", line)]
+    assert sum(told) == 20
+    assert len(told) < 5
+
+
+@alone
+async def test_what_waits_for_the_broker_of_a_thread_is_bounded_and_the_rest_is_logged(joined: Joined) -> None:
+    log = joined.log()
+    joined.broker.stop()
+    connector = joined.package.module().BlockingConnector(
+        joined.settings(max_outbox_bytes=1000, publish_timeout=1, connect_timeout=1)
+    )
+    with connector:
+        manager = joined.adapter.BlockingConnectorManager(connector, write_only=True)
+        for _ in range(20):
+            await asyncio.to_thread(manager.emit, "news", "x" * 100)
+        await log.until("would be more than max_outbox_bytes = 1000")
 
 
 @alone
@@ -533,7 +576,7 @@ async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> 
 
 @alone
 async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
-    log = Log()
+    log = joined.log()
     with joined.blocking() as connector, pytest.MonkeyPatch.context() as patch:
         patch.setattr(joined.adapter, "RETRY", 0.1)
         manager = joined.adapter.BlockingConnectorManager(connector, "CONTROL")
@@ -582,7 +625,7 @@ def environment(package: Package, broker: Any) -> dict[str, str]:
 
 
 class Log(logging.Handler):
-    """Takes down what is logged to `logger`."""
+    """Takes down what is logged, also to its own `logger`."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -8,10 +8,10 @@ What was lost on the way here, in spite of all repair, is an `error` event of th
 """
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from queue import Queue
 from typing import Any
 from uuid import uuid4
@@ -21,30 +21,13 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from .. import BlockingConnector, Connector
 from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
+from .losses import Unsent, logger
 
 RETRY = 5.0
 """Seconds after which a server that could not begin to hear the others tries again."""
 
 
-class _Complaints:
-    """What a manager logs, to the logger to which python-socketio's own managers log."""
-
-    logger: logging.Logger | None
-    server: Any
-
-    def _sent(self, error: ConnectorError | None) -> None:
-        if error:
-            self._complain("Other servers, and their clients, may miss what this one sent: %s", error)
-
-    def _is_deaf(self, error: Exception) -> None:
-        self._complain("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
-
-    def _complain(self, text: str, *values: object) -> None:
-        logger = self.logger or (self.server.logger if self.server else logging.getLogger("socketio"))
-        logger.error(text, *values)
-
-
-class ConnectorManager(_Complaints, AsyncPubSubManager):
+class ConnectorManager(AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
@@ -60,6 +43,8 @@ class ConnectorManager(_Complaints, AsyncPubSubManager):
         super().__init__(channel=channel, **options)
         self.connector = connector
         self._process = os.getpid()
+        self._unsent = Unsent()
+        connector.on("close", self._unsent.flush)
 
     def initialize(self) -> None:
         """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
@@ -71,9 +56,9 @@ class ConnectorManager(_Complaints, AsyncPubSubManager):
         text = self.json.dumps(data)
         try:
             self.connector.start()
-            self.connector.publish_nowait(self.channel, text, self._sent)
+            self.connector.publish_nowait(self.channel, text, self._unsent)
         except (ClosedError, NotReadyError, OutboxFullError) as error:
-            self._sent(error)
+            self._unsent(error)
         await asyncio.sleep(0)  # a server that emits without end does not block its loop
 
     async def _listen(self) -> AsyncIterator[Any]:
@@ -86,17 +71,17 @@ class ConnectorManager(_Complaints, AsyncPubSubManager):
             except ClosedError:
                 pass
             except (ConnectorError, RuntimeError) as error:  # any that is raised here comes back at once, for ever
-                self._is_deaf(error)
+                _log_deaf(error)
                 await asyncio.sleep(RETRY)
                 continue
             raise asyncio.CancelledError  # which ends the server's task without a complaint
 
 
-class BlockingConnectorManager(_Complaints, PubSubManager):
+class BlockingConnectorManager(PubSubManager):
     """Emits from code without an event loop, in any thread: `BlockingConnectorManager(connector, write_only=True)`.
 
     It emits to the clients of all servers, without being one. An emit does not wait for the broker; the connector
-    delivers what waits when it is closed, and when the interpreter exits.
+    delivers what waits when it is closed, and when the interpreter exits. After that, an emit raises `ClosedError`.
 
     Without `write_only`, it joins a `Server` of threads to the others. `options` are those of `ConnectorManager`.
     """
@@ -107,6 +92,7 @@ class BlockingConnectorManager(_Complaints, PubSubManager):
         super().__init__(channel=channel, **options)
         self.connector = connector
         self._process = os.getpid()
+        self._unsent = Unsent()
 
     def initialize(self) -> None:
         """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
@@ -117,9 +103,9 @@ class BlockingConnectorManager(_Complaints, PubSubManager):
     def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
         try:
-            self.connector.publish_nowait(self.channel, text, self._sent)
-        except (ClosedError, OutboxFullError) as error:
-            self._sent(error)
+            self.connector.publish_nowait(self.channel, text, self._unsent)
+        except OutboxFullError as error:
+            self.connector.submit(partial(self._log_unsent, error))
 
     def _listen(self) -> Iterator[Any]:
         heard: Queue[Any] = Queue(1)  # what waits beyond it waits in the connector, which bounds it
@@ -130,7 +116,14 @@ class BlockingConnectorManager(_Complaints, PubSubManager):
             except ClosedError:
                 return
             except ConnectorError as error:
-                self._is_deaf(error)
+                _log_deaf(error)
                 time.sleep(RETRY)
         while True:
             yield heard.get()
+
+    async def _log_unsent(self, error: Exception, _: object) -> None:
+        self._unsent(error)
+
+
+def _log_deaf(error: Exception) -> None:
+    logger.error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
