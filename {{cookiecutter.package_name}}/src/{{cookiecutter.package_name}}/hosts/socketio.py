@@ -59,7 +59,7 @@ class ConnectorManager(AsyncPubSubManager):
             self.connector.publish_nowait(self.channel, text, self._unsent)
         except (ClosedError, NotReadyError, OutboxFullError) as error:
             self._unsent(error)
-        await asyncio.sleep(0)  # a server that emits without end does not block its loop
+        await asyncio.sleep(0)  # so that a server that emits without end does not block its loop
 
     async def _listen(self) -> AsyncIterator[Any]:
         while True:
@@ -70,7 +70,7 @@ class ConnectorManager(AsyncPubSubManager):
                         yield message
             except ClosedError:
                 pass
-            except (ConnectorError, RuntimeError) as error:  # any that is raised here comes back at once, for ever
+            except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
                 _log_deaf(error)
                 await asyncio.sleep(RETRY)
                 continue
