@@ -1,0 +1,129 @@
+"""python-socketio on several servers: `AsyncServer(client_manager=ConnectorManager(Connector(settings)))`.
+
+All that is particular to a broker is two methods, `_publish` and `_listen`: python-socketio's base classes say that each
+manager implements them. Rooms, namespaces, binary data, acknowledgements and disconnections across servers are theirs.
+
+What was lost on the way here, in spite of all repair, is an `error` event of the connector, a `MessagesLostError` or a
+`SlowListenerError`. A handler of that event can tell the clients of this server: `emit("missed", ignore_queue=True)`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from queue import Queue
+from typing import Any
+from uuid import uuid4
+
+from socketio import PubSubManager
+from socketio.async_pubsub_manager import AsyncPubSubManager
+
+from .. import BlockingConnector, Connector
+from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
+from .losses import Unsent, logger
+
+RETRY = 5.0
+"""Seconds after which a server that could not begin to hear the others tries again."""
+
+
+class ConnectorManager(AsyncPubSubManager):
+    """Joins an `AsyncServer` to the others through a connector, which is the server's own.
+
+    The connector is started with the first client, or the first emit, and need not be connected before; while the
+    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits:
+    `ASGIApp(server, on_shutdown=connector.close)`.
+
+    `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
+    """
+
+    name = "connector"
+
+    def __init__(self, connector: Connector, channel: str = "socketio", **options: Any) -> None:
+        super().__init__(channel=channel, **options)
+        self.connector = connector
+        self._process = os.getpid()
+        self._unsent = Unsent()
+        connector.on("close", self._unsent.flush)
+
+    def initialize(self) -> None:
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
+        super().initialize()
+
+    async def _publish(self, data: Any) -> None:
+        text = self.json.dumps(data)
+        try:
+            self.connector.start()
+            self.connector.publish_nowait(self.channel, text, self._unsent)
+        except (ClosedError, NotReadyError, OutboxFullError) as error:
+            self._unsent(error)
+        await asyncio.sleep(0)  # so that a server that emits without end does not block its loop
+
+    async def _listen(self) -> AsyncIterator[Any]:
+        while True:
+            try:
+                self.connector.start()
+                async with self.connector.messages(self.channel) as messages:
+                    async for message in messages:
+                        yield message
+            except ClosedError:
+                pass
+            except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
+                _log_deaf(error)
+                await asyncio.sleep(RETRY)
+                continue
+            raise asyncio.CancelledError  # which ends the server's task without a complaint
+
+
+class BlockingConnectorManager(PubSubManager):
+    """Emits from code without an event loop, in any thread: `BlockingConnectorManager(connector, write_only=True)`.
+
+    It emits to the clients of all servers, without being one. An emit does not wait for the broker; the connector
+    delivers what waits when it is closed, and when the interpreter exits. After that, an emit raises `ClosedError`.
+
+    Without `write_only`, it joins a `Server` of threads to the others. `options` are those of `ConnectorManager`.
+    """
+
+    name = "connector"
+
+    def __init__(self, connector: BlockingConnector, channel: str = "socketio", **options: Any) -> None:
+        super().__init__(channel=channel, **options)
+        self.connector = connector
+        self._process = os.getpid()
+        self._unsent = Unsent()
+
+    def initialize(self) -> None:
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
+        super().initialize()
+
+    def _publish(self, data: Any) -> None:
+        text = self.json.dumps(data)
+        try:
+            self.connector.publish_nowait(self.channel, text, self._unsent)
+        except OutboxFullError as error:
+            self.connector.submit(partial(self._log_unsent, error))
+
+    def _listen(self) -> Iterator[Any]:
+        heard: Queue[Any] = Queue(1)  # what waits beyond it waits in the connector, which bounds it
+        while True:
+            try:
+                self.connector.subscribe(self.channel, heard.put)
+                break
+            except ClosedError:
+                return
+            except ConnectorError as error:
+                _log_deaf(error)
+                time.sleep(RETRY)
+        while True:
+            yield heard.get()
+
+    async def _log_unsent(self, error: Exception, _: object) -> None:
+        self._unsent(error)
+
+
+def _log_deaf(error: Exception) -> None:
+    logger.error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
