@@ -10,8 +10,9 @@ from typing import Any
 from litestar.channels.backends.base import ChannelsBackend
 
 from .. import Connector, Settings
-from ..contract import ConnectorError, MessagesLostError, SlowListenerError, SubscribeError, SubscribeRefusedError
+from ..contract import ConnectorError, SubscribeError, SubscribeRefusedError
 from ..contract.floods import Flood
+from .losses import watch
 from .packing import pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,7 @@ class _Node:
 
     async def start(self) -> None:
         """Return when messages arrive, or at the first error."""
+        watch(self.connector, self._topic, self._lost)
         self.connector.on("error", self._heed)
         self.connector.start()
         self._joining = asyncio.create_task(self._join())
@@ -224,12 +226,12 @@ class _Node:
             self._events.put_nowait((channel, data))
 
     def _heed(self, error: Exception) -> None:
-        _log(error)
         if not self._trouble.done():
             self._trouble.set_result(None)
         self._moved.set()  # nobody waits for a broker that is away
-        is_loss = isinstance(error, MessagesLostError | SlowListenerError)
-        if is_loss and self._missed is not None and not self._has_missed:
+
+    def _lost(self) -> None:
+        if self._missed is not None and not self._has_missed:
             self._has_missed = True
             self._events.put_nowait(None)
 
