@@ -1,0 +1,28 @@
+"""A message costs no more through the connector than through the host's own back end; `tox run -e hosts` runs this."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hosting import CONNECTOR, HOSTS, OWN, Package, costs
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_message_costs_no_more_than_through_the_hosts_own_back_end(
+    host: str, packages: Mapping[str, Package], tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    package = packages["redis"]
+    with ExitStack() as stack:
+        broker = stack.enter_context(package.broker(tmp_path / "broker"))
+        programs = {
+            each: stack.enter_context(package.programs(tmp_path, host, each, broker)) for each in (CONNECTOR, OWN)
+        }
+        found = asyncio.run(costs(host, programs))
+    ratio = found[CONNECTOR].milliseconds / found[OWN].milliseconds
+    for back_end, cost in found.items():
+        row = (host, back_end, f"{cost.milliseconds:.3f}", cost.connections)
+        record_property("cost", (*row, f"{ratio:.2f}" if back_end == CONNECTOR else "1"))
+    assert ratio <= 1.1
+    assert found[CONNECTOR].connections <= found[OWN].connections
