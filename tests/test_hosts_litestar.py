@@ -1,7 +1,6 @@
 """Litestar's channels over a connector: two plugins in one process, each on a back end of its own."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from hosting import Package
 from litestar.channels import ChannelsPlugin, Subscriber
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
 
 PATIENCE = 20.0
 
@@ -220,27 +219,35 @@ async def test_there_is_no_history(joined: Joined) -> None:
 
 async def test_an_application_starts_without_the_broker_and_catches_up(joined: Joined) -> None:
     joined.broker.stop()
-    async with joined.two(publish_timeout=PATIENCE) as (here, there):
+    messages = [number * 10_000 for number in numbers(100)]
+    async with joined.two(publish_timeout=2 * PATIENCE) as (here, there):
         mine, other = await here.subscribe("room"), await there.subscribe("room")
-        for number in numbers(100):
-            here.publish(number, "room")
-        assert await heard(mine, b"99") == numbers(100)
+        for message in messages:
+            here.publish(message, "room")
+        assert await heard(mine, messages[-1]) == messages
         joined.broker.spawn()
-        assert await heard(other, b"99") == numbers(100)
+        assert await heard(other, messages[-1]) == messages
 
 
-async def test_a_node_without_a_broker_joins_later_than_publish_timeout(joined: Joined) -> None:
-    joined.broker.stop()
-    async with joined.two(publish_timeout=0.3) as (here, there):
+async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = joined.package.module("transport").BrokerTransport
+    subscribe, calls = transport.subscribe, []
+
+    async def late(self: Any, topic: str) -> None:
+        if topic == "litestar":
+            calls.append(topic)
+            await asyncio.sleep(1.0 if len(calls) == 1 else 0.0)
+        await subscribe(self, topic)
+
+    monkeypatch.setattr(transport, "subscribe", late)
+    async with joined.plugin(publish_timeout=0.2) as there:
+        assert len(calls) > 1
         other = await there.subscribe("room")
-        await here.wait_published(b"too early", "room")
-        await asyncio.sleep(1.0)
-        joined.broker.spawn()
-        async with asyncio.timeout(PATIENCE):
-            while not other.qsize:
-                await here.wait_published(b"again", "room")
-                await asyncio.sleep(0.05)
-        assert (await heard(other, b"again"))[-1] == b"again"
+        async with joined.plugin() as here:
+            here.publish(b"heard", "room")
+            assert await heard(other, b"heard") == [b"heard"]
 
 
 async def test_an_outage_costs_no_message(joined: Joined) -> None:
@@ -267,14 +274,41 @@ async def test_what_was_published_is_sent_before_the_end(joined: Joined) -> None
         assert await heard(other, b"999") == numbers(1000)
 
 
-async def test_a_burst_waits_for_the_broker_and_not_in_the_outbox(joined: Joined) -> None:
+async def test_a_burst_waits_for_the_broker_and_not_in_the_outbox(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = joined.package.module("transport").BrokerTransport
+    publish = transport.publish
+
+    async def late(self: Any, topic: str, payload: bytes) -> None:
+        await asyncio.sleep(0.02)
+        await publish(self, topic, payload)
+
+    monkeypatch.setattr(transport, "publish", late)
     async with joined.two(max_outbox_bytes=1024 * 1024) as (here, there):
-        mine, other = await here.subscribe("room"), await there.subscribe("room")
-        messages = [b"%04d" % number * 500 for number in range(4000)]
+        other = await there.subscribe("room")
+        messages = [b"%04d" % number * 500 for number in range(2000)]
         for message in messages:
             here.publish(message, "room")
-        for subscriber in (mine, other):
-            assert await heard(subscriber, messages[-1]) == messages
+        assert await heard(other, messages[-1]) == messages
+
+
+async def test_a_publisher_does_not_wait_for_a_broker_that_has_gone(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(self: Any, topic: str, payload: bytes) -> None:
+        await asyncio.Future()
+
+    backend = joined.backend(publish_timeout=2 * PATIENCE)
+    await backend.on_startup()
+    monkeypatch.setattr(joined.package.module("transport").BrokerTransport, "publish", never)
+    publishing = asyncio.create_task(backend.publish(b"x" * 300_000, ["room"]))
+    await asyncio.wait([publishing], timeout=0.1)
+    assert not publishing.done()
+    joined.broker.stop()
+    async with asyncio.timeout(PATIENCE):
+        await publishing
+    await backend.on_shutdown()
 
 
 async def test_a_stream_that_is_not_read_holds_publishers_and_loses_nothing(joined: Joined) -> None:
@@ -316,14 +350,18 @@ async def test_the_end_releases_publishers_that_wait(joined: Joined) -> None:
 async def test_a_message_that_cannot_be_sent_is_logged_and_the_next_one_arrives(
     joined: Joined, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hopeless: list[tuple[bytes, Any]] = [(b"x" * 2000, "room"), (b"no text", "\ud800"), (b"no channel", [["room"]])]
+    hopeless: list[tuple[bytes, Any]] = [
+        (b"x" * 2000, "room"),
+        (b"no text", ["\ud800", "room"]),
+        (b"no channel", [["room"]]),
+    ]
     async with joined.two(max_message_bytes=1000) as (here, there):
         mine, other = await here.subscribe("room"), await there.subscribe("room")
         for data, channels in hopeless:
             here.publish(data, channels)
         here.publish(b"good", "room")
-        assert await heard(mine, b"good") == [b"x" * 2000, b"good"]
-        assert await heard(other, b"good") == [b"good"]
+        assert await heard(mine, b"good") == [b"x" * 2000, b"no text", b"good"]
+        assert await heard(other, b"good") == [b"no text", b"good"]
     told = [record.message for record in caplog.records if "may miss" in record.message]
     assert "MessageTooLargeError" in told[0]
     assert sum(int(text.split(" may miss ")[1].split()[0]) for text in told) == len(hopeless)
@@ -344,30 +382,31 @@ async def test_failures_in_a_long_outage_are_told_once_a_second_with_their_numbe
 
 
 async def lose(joined: Joined, missed: bytes | None) -> list[tuple[str, bytes]]:
-    """Let a back end miss messages, since its stream is not read in time; return what it streams."""
+    """Let a back end miss messages twice, since its stream is not read in time; return what it streams."""
     backend = joined.backend(missed=missed, max_pending_messages=10)
     await backend.on_startup()
+    errors: asyncio.Queue[Exception] = asyncio.Queue()
+    backend.connector.on("error", errors.put_nowait)
     await backend.subscribe(["room", "hall"])
     async with joined.plugin() as there:
         for number in numbers(1000):
             await there.wait_published(number * 1000, "room")
         await there.wait_published(b"end", "room")
+        async with asyncio.timeout(PATIENCE):
+            assert type(await errors.get()) is type(await errors.get()) is joined.errors.SlowListenerError
     found = await events(backend, ("room", b"end"))
     await backend.on_shutdown()
     return found
 
 
-async def test_each_channel_is_told_once_that_messages_were_lost(
-    joined: Joined, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_each_channel_is_told_once_that_messages_were_lost(joined: Joined) -> None:
     found = await lose(joined, b"missed")
     assert len(found) < 1000
     assert found.count(("room", b"missed")) == found.count(("hall", b"missed")) == 1
-    assert [record.levelno for record in caplog.records if "SlowListenerError" in record.message][0] == logging.ERROR
 
 
 async def test_a_loss_is_only_logged_unless_asked_for(joined: Joined, caplog: pytest.LogCaptureFixture) -> None:
     found = await lose(joined, None)
     assert len(found) < 1000
     assert {channel for channel, _ in found} == {"room"}
-    assert [record for record in caplog.records if "SlowListenerError" in record.message]
+    assert sum("SlowListenerError" in record.message for record in caplog.records) == 2

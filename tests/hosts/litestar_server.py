@@ -3,6 +3,7 @@
 import os
 import sys
 from importlib import import_module
+from typing import Any
 
 import uvicorn
 from litestar import Litestar, WebSocket, websocket
@@ -23,12 +24,12 @@ def backend_of(kind: str) -> ChannelsBackend:
 
 
 @websocket("/ws")
-async def chat(socket: WebSocket, channels: ChannelsPlugin) -> None:
+async def chat(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugin) -> None:
     """Publish what the client sends, and send it what is published."""
     await socket.accept()
     async with channels.start_subscription("room") as subscriber, subscriber.run_in_background(socket.send_text):
-        while (event := await socket.receive())["type"] != "websocket.disconnect":
-            channels.publish(event["text"] or "", "room")
+        async for text in socket.iter_data():
+            channels.publish(text, "room")
 
 
 if __name__ == "__main__":
