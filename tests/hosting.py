@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -11,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Self
 
-from baking import bake
+from baking import ROOT, bake
 from websockets.asyncio.client import ClientConnection, connect
 
 PROGRAMS = Path(__file__).with_name("hosts")
@@ -39,13 +40,12 @@ class Package:
     """A baked connector: the package, to be imported, and what starts a broker for it."""
 
     def __init__(self, folder: Path, preset: str) -> None:
-        self.name = f"hosted_{preset}"
-        project = bake(folder, preset=preset, package_name=self.name)
+        project = bake(folder, preset=preset)
+        self.name = project.name
         self.source = project / "src"
         sys.path.append(str(self.source))
         spec = spec_from_file_location(f"{self.name}_tests", project / "tests" / "__init__.py")
         assert spec
-        assert spec.loader
         sys.modules[spec.name] = module_from_spec(spec)
         self._tests = spec.name
 
@@ -61,14 +61,14 @@ class Package:
             yield broker
 
     @contextmanager
-    def program(self, folder: Path, host: str, back_end: str, broker: Any) -> Iterator[Any]:
-        """Lend a program of `hosts/` that serves, in a process of its own."""
-        package, path = self, PROGRAMS / f"{host}_server.py"
+    def program(self, folder: Path, broker: Any, *words: str | Path) -> Iterator[Any]:
+        """Lend a Python program that serves, in a process of its own; `PORT` among its words stands for its port."""
+        package = self
         server: Any = importlib.import_module(f"{self._tests}.contract.server")
 
         class Program(server.Server):  # type: ignore[misc]
             def command(self) -> list[str]:
-                return [sys.executable, str(path), str(self.port), back_end]
+                return [sys.executable, *(str(self.port) if word == "PORT" else str(word) for word in words)]
 
             def environment(self) -> dict[str, str]:
                 place = {f"{package.name.upper()}_URL": broker.url, "REDIS_URL": broker.url}
@@ -95,16 +95,17 @@ class Package:
                 """The connections that it has to the broker."""
                 return _connections(self._process.pid, broker.port)
 
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         with _stopped_at_the_end(Program(folder)) as program:
             yield program
 
     @contextmanager
     def programs(self, folder: Path, host: str, back_end: str, broker: Any) -> Iterator[list[Any]]:
-        """Lend two programs on one broker."""
+        """Lend two programs of a host on one broker."""
+        words = PROGRAMS / f"{host}_server.py", "PORT", back_end
         with ExitStack() as stack:
             yield [
-                stack.enter_context(self.program(folder / f"{back_end}-{number}", host, back_end, broker))
+                stack.enter_context(self.program(folder / f"{back_end}-{number}", broker, *words))
                 for number in range(2)
             ]
 
@@ -199,10 +200,9 @@ def client_class(host: str) -> type[Client]:
 
 
 @asynccontextmanager
-async def clients(host: str, programs: list[Any]) -> AsyncIterator[list[Client]]:
+async def clients(kind: type[Client], programs: list[Any]) -> AsyncIterator[list[Client]]:
     """Lend a client of each program; both hear what the first one sends."""
     async with AsyncExitStack() as stack:
-        kind = client_class(host)
         found = [await stack.enter_async_context(kind(program.port)) for program in programs]
         async with asyncio.timeout(PATIENCE):
             while not all("hello" in client.texts for client in found):  # a client is not told when it is subscribed
@@ -236,7 +236,10 @@ async def heard(clients: list[Client], last: int, within: float) -> bool:
 async def through_an_outage(host: str, broker: Any, programs: Mapping[str, list[Any]]) -> dict[str, list[Client]]:
     """Kill the broker and start it again, while the first client of each back end sends numbers; return the clients."""
     async with AsyncExitStack() as stack:
-        found = {back_end: await stack.enter_async_context(clients(host, pair)) for back_end, pair in programs.items()}
+        found = {
+            back_end: await stack.enter_async_context(clients(client_class(host), pair))
+            for back_end, pair in programs.items()
+        }
         sending = [asyncio.create_task(send_numbers(pair[0], range(COUNT), RATE)) for pair in found.values()]
         async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(pair[0].until(str(round(RATE * BEFORE))) for pair in found.values()))
@@ -263,7 +266,10 @@ async def costs(host: str, programs: Mapping[str, list[Any]]) -> dict[str, Cost]
     """Measure the back ends by turns."""
     found: dict[str, list[float]] = {back_end: [] for back_end in programs}
     async with AsyncExitStack() as stack:
-        pairs = {back_end: await stack.enter_async_context(clients(host, pair)) for back_end, pair in programs.items()}
+        pairs = {
+            back_end: await stack.enter_async_context(clients(client_class(host), pair))
+            for back_end, pair in programs.items()
+        }
         for turn in range(COST_TURNS):
             numbers = range(turn * COST_COUNT, (turn + 1) * COST_COUNT)
             for back_end, pair in pairs.items():
@@ -287,3 +293,9 @@ def shown(numbers: list[int]) -> str:
     if list(dict.fromkeys(numbers)) != sorted(unique):
         words.append("not in order")
     return ", ".join(words)
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the blocks of code on a page of `docs/` that are in this language."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

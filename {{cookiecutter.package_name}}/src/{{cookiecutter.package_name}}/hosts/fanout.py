@@ -84,18 +84,19 @@ class Fanout:
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
-        """Get by `async for` what is published to `channel`, from the moment at which the block is entered.
+        """Get by `async for` what is published to `channel`, from when the block is entered until it is left.
 
         Raises:
             ClosedError: the block of the `Fanout` was left.
         """
         if self._is_over:
-            raise _closed()
+            raise ClosedError("The Fanout is closed: make a new one.")
         events = Events(self._most)
         self._channels.setdefault(channel, set()).add(events)
         try:
             yield events
         finally:
+            events.end()
             left = self._channels[channel]
             left.discard(events)
             if not left:
@@ -126,12 +127,13 @@ class Fanout:
 class Events:
     """The events that wait for one subscriber, to be had by `async for` or `anext`.
 
-    Several subscribers get the same objects: change none. Cancelling the waiting loses no event.
+    The iteration ends when the block of `subscribe` or of the `Fanout` is left, after what had arrived by then.
+    Cancelling the waiting loses no event. Several subscribers get the same objects: change none.
 
     Raises:
-        Missed: events are missing here: the subscriber was so slow that `max_pending` were waiting, or they could not
-            be had any more after an outage. Those that come then follow; the iteration can go on.
-        ClosedError: the block of the `Fanout` was left, and all that had arrived was handed out.
+        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they could not be had
+            any more after an outage. The iteration can go on, with the events that came then.
+        ClosedError: the iteration had ended, and is begun again.
     """
 
     def __init__(self, most: int) -> None:
@@ -139,14 +141,18 @@ class Events:
         self._waiting: deque[Any] = deque()
         self._news = asyncio.Event()
         self._is_over = False
+        self._has_ended = False
 
     def __aiter__(self) -> Self:
+        if self._has_ended:  # a loop that goes on after every `Missed` would block the event loop otherwise
+            raise ClosedError("The subscription is over: subscribe again.")
         return self
 
     async def __anext__(self) -> Any:
         while not self._waiting:
             if self._is_over:
-                raise _closed()
+                self._has_ended = True
+                raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
         event = self._waiting.popleft()
@@ -172,7 +178,3 @@ class Events:
         """End the iteration, once all that waits was handed out."""
         self._is_over = True
         self._news.set()
-
-
-def _closed() -> ClosedError:
-    return ClosedError("The Fanout is closed: make a new one.")
