@@ -28,7 +28,7 @@ async def chat(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugin) -> No
     """Publish what the client sends, and send it what is published."""
     await socket.accept()
     async with channels.start_subscription("room") as subscriber, subscriber.run_in_background(socket.send_text):
-        async for text in socket.iter_data():
+        async for text in socket.iter_data("text"):
             channels.publish(text, "room")
 
 
