@@ -17,10 +17,18 @@ from websockets.asyncio.client import ClientConnection, connect
 
 PROGRAMS = Path(__file__).with_name("hosts")
 HOSTS = sorted(path.name.removesuffix("_server.py") for path in PROGRAMS.glob("*_server.py"))
-BROKERS = ("redis", "nats")
+BROKERS = {"redis": "Valkey", "nats": "NATS"}
+"""By preset: the server on which its connector is tried."""
 
-CONNECTOR, OWN = "connector", "own"
-"""The back ends of a program: this template's connector, and what its host brings for Redis."""
+CONNECTOR = "connector"
+"""The word by which each program knows its back end on a connector."""
+OWN = {
+    "channels": {"own": "RedisPubSubChannelLayer", "own2": "RedisChannelLayer"},
+    "fanout": {"own": "broadcaster"},
+    "litestar": {"own": "RedisChannelsPubSubBackend"},
+    "socketio": {"own": "AsyncRedisManager"},
+}
+"""By host: what else there is for it on Redis, by the word by which its program knows it."""
 
 RATE = 50
 """Messages a second, while the broker is there and while it is not."""
@@ -282,6 +290,11 @@ async def costs(host: str, programs: Mapping[str, list[Any]]) -> dict[str, Cost]
             back_end: Cost(median(times), max(program.connections for program in programs[back_end]))
             for back_end, times in found.items()
         }
+
+
+def name_of(host: str, back_end: str) -> str:
+    """Return what a back end is called."""
+    return CONNECTOR if back_end == CONNECTOR else OWN[host][back_end]
 
 
 def shown(numbers: list[int]) -> str:

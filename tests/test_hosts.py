@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from hosting import BROKERS, CONNECTOR, COUNT, HOSTS, OWN, Package, shown, through_an_outage
+from hosting import BROKERS, CONNECTOR, COUNT, HOSTS, OWN, Package, name_of, shown, through_an_outage
 
 
 @pytest.mark.parametrize("preset", BROKERS)
@@ -21,12 +21,12 @@ def test_an_outage_of_the_broker_costs_no_message(
     package = packages[preset]
     with ExitStack() as stack:
         broker = stack.enter_context(package.broker(tmp_path / "broker"))
-        back_ends = (CONNECTOR, OWN) if preset == "redis" else (CONNECTOR,)
+        back_ends = (CONNECTOR, *(OWN[host] if preset == "redis" else ()))
         programs = {each: stack.enter_context(package.programs(tmp_path, host, each, broker)) for each in back_ends}
         found = asyncio.run(through_an_outage(host, broker, programs))
         logs = [program.log for program in programs[CONNECTOR]]
     for back_end, clients in found.items():
-        row = (host, preset, back_end, *(shown(client.numbers) for client in clients))
+        row = (host, BROKERS[preset], name_of(host, back_end), *(shown(client.numbers) for client in clients))
         record_property("outage", (*row, sum(client.missed for client in clients)))
     for client in found[CONNECTOR]:
         assert client.numbers == list(range(COUNT)), "\n".join(logs)
