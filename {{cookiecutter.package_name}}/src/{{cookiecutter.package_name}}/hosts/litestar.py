@@ -11,11 +11,10 @@ from litestar.channels.backends.base import ChannelsBackend
 
 from .. import Connector, Settings
 from ..contract import ConnectorError, SubscribeError, SubscribeRefusedError
-from ..contract.floods import Flood
-from .losses import watch
+from .losses import Unsent, watch
 from .packing import pack, unpack
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__.partition(".")[0])
 
 ROOM = 256 * 1024
 """Bytes that may wait for the broker, and for Litestar, before publishers and the connector wait, too."""
@@ -143,8 +142,7 @@ class _Node:
         """Set when those who wait for room have to look."""
         self._trouble = asyncio.get_running_loop().create_future()
         self._joining: asyncio.Task[None] | None = None
-        self._failure: Exception = ConnectorError()
-        self._failures = Flood(_log, self._describe_failures)
+        self._unsent = Unsent()
 
     async def start(self) -> None:
         """Return when messages arrive, or at the first error."""
@@ -161,7 +159,7 @@ class _Node:
         await self.connector.close()
         self._waiting = 0
         self._moved.set()
-        self._failures.flush()
+        self._unsent.flush()
         if self._joining:
             with suppress(ConnectorError):
                 await self._joining
@@ -177,9 +175,9 @@ class _Node:
                     self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size))
                     self._unconfirmed += size
                 except ConnectorError as error:
-                    self._failed(error)
+                    self._unsent(error)
         except Exception as error:
-            self._failed(error)
+            self._unsent(error)
         if self._unconfirmed > ROOM:
             await asyncio.sleep(0)  # also in an outage, when there is no waiting for the broker
         while self._waiting > ROOM or (self._unconfirmed > ROOM and self.connector.is_ready):
@@ -202,7 +200,7 @@ class _Node:
                 await self.connector.subscribe(self._topic, self._take)
                 return
             except SubscribeError as error:
-                _log(error)
+                logger.error("%s: %s", type(error).__name__, error)
                 if isinstance(error, SubscribeRefusedError):
                     raise
 
@@ -239,19 +237,4 @@ class _Node:
         self._unconfirmed -= size
         if self._unconfirmed <= ROOM:
             self._moved.set()
-        if error:
-            self._failed(error)
-
-    def _failed(self, error: Exception) -> None:
-        self._failure = error
-        self._failures.add(1)
-
-    def _describe_failures(self, count: int) -> ConnectorError:
-        return ConnectorError(
-            f"Clients of other processes may miss {count} messages, of which the last one failed with "
-            f"{type(self._failure).__name__}: {self._failure}"
-        )
-
-
-def _log(error: Exception) -> None:
-    logger.error("%s: %s", type(error).__name__, error)
+        self._unsent(error)
