@@ -130,15 +130,37 @@ async def test_nothing_arrives_from_a_channel_that_was_left(joined: Joined) -> N
     await backend.on_shutdown()
 
 
-async def test_each_of_many_channels_gets_its_own(joined: Joined) -> None:
+@pytest.mark.parametrize("shards", [1, 8])
+async def test_each_of_many_channels_gets_its_own(joined: Joined, shards: int) -> None:
     channels = [f"channel {number}" for number in range(1000)]
-    async with joined.two() as (here, there):
+    async with joined.two(shards=shards) as (here, there):
         subscribers = {channel: await there.subscribe(channel) for channel in channels}
         for channel in channels:
             here.publish(channel, channel)
             here.publish("end", channel)
         for channel, subscriber in subscribers.items():
             assert await heard(subscriber, b"end") == [channel.encode(), b"end"]
+
+
+async def test_a_node_gets_the_shards_of_the_channels_that_are_subscribed(joined: Joined) -> None:
+    def topics() -> int:
+        return len(joined.broker.ask("PUBSUB", "CHANNELS", "litestar*"))
+
+    backend = joined.backend(shards=8)
+    await backend.on_startup()
+    assert topics() == 0
+    await backend.subscribe(["a"])
+    assert topics() == 1
+    await backend.subscribe([f"channel {number}" for number in range(100)])
+    assert topics() == 8
+    await backend.unsubscribe([f"channel {number}" for number in range(100)])
+    assert topics() == 1
+    async with joined.plugin(shards=8) as there:
+        there.publish(b"still", "a")
+        assert await events(backend, ("a", b"still")) == [("a", b"still")]
+    await backend.unsubscribe(["a"])
+    assert topics() == 0
+    await backend.on_shutdown()
 
 
 async def test_back_ends_with_different_topics_hear_nothing_of_each_other(joined: Joined) -> None:
@@ -199,11 +221,13 @@ async def test_settings_of_a_wrong_kind_are_refused_at_once(joined: Joined) -> N
         joined.package.module("hosts.litestar").ConnectorChannelsBackend(joined.broker.url)
 
 
-async def test_a_topic_that_is_refused_ends_the_start_and_leaves_nothing(joined: Joined) -> None:
+async def test_a_topic_that_is_refused_is_told_and_leaves_nothing(joined: Joined) -> None:
     backend = joined.backend(topic="")
+    await backend.on_startup()
     with pytest.raises(joined.errors.SubscribeRefusedError):
-        await backend.on_startup()
-    assert backend.connector is None
+        await backend.subscribe(["room"])
+    await backend.unsubscribe(["room"])
+    await backend.on_shutdown()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -249,8 +273,8 @@ async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
 
     monkeypatch.setattr(transport, "subscribe", late)
     async with joined.plugin(publish_timeout=0.2) as there:
-        assert len(calls) > 1
         other = await there.subscribe("room")
+        assert len(calls) > 1
         async with joined.plugin() as here:
             here.publish(b"heard", "room")
             assert await heard(other, b"heard") == [b"heard"]
