@@ -33,6 +33,10 @@ class Joined:
     def plugin(self, **settings: Any) -> ChannelsPlugin:
         return ChannelsPlugin(self.backend(**settings), arbitrary_channels_allowed=True)
 
+    def topics(self) -> int:
+        """Return how many topics of back ends the broker delivers to somebody."""
+        return len(self.broker.ask("PUBSUB", "CHANNELS", "litestar*"))
+
     @asynccontextmanager
     async def two(self, **settings: Any) -> AsyncIterator[tuple[ChannelsPlugin, ChannelsPlugin]]:
         async with self.plugin(**settings) as here, self.plugin(**settings) as there:
@@ -143,9 +147,7 @@ async def test_each_of_many_channels_gets_its_own(joined: Joined, shards: int) -
 
 
 async def test_a_node_gets_the_shards_of_the_channels_that_are_subscribed(joined: Joined) -> None:
-    def topics() -> int:
-        return len(joined.broker.ask("PUBSUB", "CHANNELS", "litestar*"))
-
+    topics = joined.topics
     backend = joined.backend(shards=8)
     await backend.on_startup()
     assert topics() == 0
@@ -257,6 +259,30 @@ async def test_an_application_starts_without_the_broker_and_catches_up(joined: J
         assert await heard(mine, messages[-1]) == messages
         joined.broker.spawn()
         assert await heard(other, messages[-1]) == messages
+
+
+async def test_a_channel_that_was_left_in_an_outage_is_not_joined_afterwards(joined: Joined) -> None:
+    joined.broker.stop()
+    backend = joined.backend(shards=8)
+    await backend.on_startup()
+    await backend.subscribe(["left", "kept"])
+    await backend.unsubscribe(["left"])
+    async with joined.plugin(shards=8) as there:
+        there.publish(b"waits", ["left", "kept"])
+        joined.broker.spawn()
+        assert await events(backend, ("kept", b"waits")) == [("kept", b"waits")]
+    assert joined.topics() == 1
+    await backend.on_shutdown()
+
+
+async def test_the_end_leaves_nothing_in_an_outage(joined: Joined) -> None:
+    joined.broker.stop()
+    backend = joined.backend()
+    await backend.on_startup()
+    await backend.subscribe(["room"])
+    await backend.publish(b"for nobody", ["room"])
+    await backend.on_shutdown()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
