@@ -157,8 +157,6 @@ class _Node:
         self._waiting = 0
         self._moved.set()
         self._unsent.flush()
-        if self.channels:
-            await asyncio.wait(self.channels.values())
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Return when the broker delivers all of `channels`, or when it is away."""
