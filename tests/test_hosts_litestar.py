@@ -33,6 +33,10 @@ class Joined:
     def plugin(self, **settings: Any) -> ChannelsPlugin:
         return ChannelsPlugin(self.backend(**settings), arbitrary_channels_allowed=True)
 
+    def topics(self) -> int:
+        """Return how many topics of back ends the broker delivers to somebody."""
+        return len(self.broker.ask("PUBSUB", "CHANNELS", "litestar*"))
+
     @asynccontextmanager
     async def two(self, **settings: Any) -> AsyncIterator[tuple[ChannelsPlugin, ChannelsPlugin]]:
         async with self.plugin(**settings) as here, self.plugin(**settings) as there:
@@ -130,15 +134,35 @@ async def test_nothing_arrives_from_a_channel_that_was_left(joined: Joined) -> N
     await backend.on_shutdown()
 
 
-async def test_each_of_many_channels_gets_its_own(joined: Joined) -> None:
+@pytest.mark.parametrize("shards", [1, 8])
+async def test_each_of_many_channels_gets_its_own(joined: Joined, shards: int) -> None:
     channels = [f"channel {number}" for number in range(1000)]
-    async with joined.two() as (here, there):
+    async with joined.two(shards=shards) as (here, there):
         subscribers = {channel: await there.subscribe(channel) for channel in channels}
         for channel in channels:
             here.publish(channel, channel)
             here.publish("end", channel)
         for channel, subscriber in subscribers.items():
             assert await heard(subscriber, b"end") == [channel.encode(), b"end"]
+
+
+async def test_a_node_gets_the_shards_of_the_channels_that_are_subscribed(joined: Joined) -> None:
+    topics = joined.topics
+    backend = joined.backend(shards=8)
+    await backend.on_startup()
+    assert topics() == 0
+    await backend.subscribe(["a"])
+    assert topics() == 1
+    await backend.subscribe([f"channel {number}" for number in range(100)])
+    assert topics() == 8
+    await backend.unsubscribe([f"channel {number}" for number in range(100)])
+    assert topics() == 1
+    async with joined.plugin(shards=8) as there:
+        there.publish(b"still", "a")
+        assert await events(backend, ("a", b"still")) == [("a", b"still")]
+    await backend.unsubscribe(["a"])
+    assert topics() == 0
+    await backend.on_shutdown()
 
 
 async def test_back_ends_with_different_topics_hear_nothing_of_each_other(joined: Joined) -> None:
@@ -199,11 +223,13 @@ async def test_settings_of_a_wrong_kind_are_refused_at_once(joined: Joined) -> N
         joined.package.module("hosts.litestar").ConnectorChannelsBackend(joined.broker.url)
 
 
-async def test_a_topic_that_is_refused_ends_the_start_and_leaves_nothing(joined: Joined) -> None:
+async def test_a_topic_that_is_refused_is_told_and_leaves_nothing(joined: Joined) -> None:
     backend = joined.backend(topic="")
+    await backend.on_startup()
     with pytest.raises(joined.errors.SubscribeRefusedError):
-        await backend.on_startup()
-    assert backend.connector is None
+        await backend.subscribe(["room"])
+    await backend.unsubscribe(["room"])
+    await backend.on_shutdown()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -235,6 +261,30 @@ async def test_an_application_starts_without_the_broker_and_catches_up(joined: J
         assert await heard(other, messages[-1]) == messages
 
 
+async def test_a_channel_that_was_left_in_an_outage_is_not_joined_afterwards(joined: Joined) -> None:
+    joined.broker.stop()
+    backend = joined.backend(shards=8)
+    await backend.on_startup()
+    await backend.subscribe(["left", "kept"])
+    await backend.unsubscribe(["left"])
+    async with joined.plugin(shards=8) as there:
+        there.publish(b"waits", ["left", "kept"])
+        joined.broker.spawn()
+        assert await events(backend, ("kept", b"waits")) == [("kept", b"waits")]
+    assert joined.topics() == 1
+    await backend.on_shutdown()
+
+
+async def test_the_end_leaves_nothing_in_an_outage(joined: Joined) -> None:
+    joined.broker.stop()
+    backend = joined.backend()
+    await backend.on_startup()
+    await backend.subscribe(["room"])
+    await backend.publish(b"for nobody", ["room"])
+    await backend.on_shutdown()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
     joined: Joined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,8 +299,8 @@ async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
 
     monkeypatch.setattr(transport, "subscribe", late)
     async with joined.plugin(publish_timeout=0.2) as there:
-        assert len(calls) > 1
         other = await there.subscribe("room")
+        assert len(calls) > 1
         async with joined.plugin() as here:
             here.publish(b"heard", "room")
             assert await heard(other, b"heard") == [b"heard"]

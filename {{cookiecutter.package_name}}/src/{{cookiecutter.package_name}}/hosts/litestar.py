@@ -26,8 +26,9 @@ MESSAGE_COST = 256
 class ConnectorChannelsBackend(ChannelsBackend):
     """Carries the channels of Litestar's `ChannelsPlugin` to all processes, through outages of the broker.
 
-    All channels share one topic, `topic`. Each process picks the channels to which its clients listen. Clients of the
-    process that publishes hear a message at once, those of other processes through the broker.
+    All channels share one topic, `topic`, and each is a key there: with `shards`, a process gets the shards of the
+    channels to which its clients listen. Clients of the process that publishes hear a message at once, those of other
+    processes through the broker.
 
     `settings` are the connector's settings, or a function that returns them. Each start of the plugin makes a connector
     from them, since a closed one stays closed. The application also starts while the broker is away.
@@ -55,13 +56,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
         return self._node.connector if self._node else None
 
     async def on_startup(self) -> None:
-        """Join the other processes; do nothing if that was done.
-
-        Returns when messages of others arrive, or when the broker cannot be reached: that is tried on then.
-
-        Raises:
-            SubscribeRefusedError: the broker refused the topic.
-        """
+        """Connect, and return then, or when that has failed: it is tried on. Do nothing if that was done."""
         if self._node is None:
             self._node = _Node(Connector(self._settings), self._topic, self._missed)
             try:
@@ -90,15 +85,18 @@ class ConnectorChannelsBackend(ChannelsBackend):
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Have `stream_events` return what is published on `channels`.
 
+        Returns when that is so for messages of other processes; during an outage at once, and it is so afterwards.
+
         Raises:
+            SubscribeRefusedError: the broker refused.
             RuntimeError: before `on_startup`, and after `on_shutdown`.
         """
-        self._running.channels.update(channels)
+        await self._running.subscribe(channels)
 
     async def unsubscribe(self, channels: Iterable[str]) -> None:
         """Have `stream_events` return nothing more of `channels`."""
         if self._node:
-            self._node.channels.difference_update(channels)
+            await self._node.unsubscribe(channels)
 
     async def stream_events(self) -> AsyncGenerator[tuple[str, bytes], None]:
         """Return channel and data of each message on a channel that is subscribed.
@@ -128,7 +126,8 @@ class _Node:
 
     def __init__(self, connector: Connector, topic: str, missed: bytes | None) -> None:
         self.connector = connector
-        self.channels: set[str] = set()
+        self.channels: dict[str, asyncio.Task[None]] = {}
+        """What subscribes to each at the broker, done or not."""
         self._topic = topic
         self._missed = missed
         self._events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
@@ -139,20 +138,18 @@ class _Node:
         self._unconfirmed = 0
         """Bytes that the broker has not confirmed."""
         self._moved = asyncio.Event()
-        """Set when those who wait for room have to look."""
-        self._trouble = asyncio.get_running_loop().create_future()
-        self._joining: asyncio.Task[None] | None = None
+        """Set when those who wait for something have to look."""
+        self._has_failed = False
         self._unsent = Unsent()
 
     async def start(self) -> None:
-        """Return when messages arrive, or at the first error."""
+        """Return when the connector is ready, or at its first error."""
         watch(self.connector, self._topic, self._lost)
         self.connector.on("error", self._heed)
+        self.connector.on("ready", self._moved.set)
         self.connector.start()
-        self._joining = asyncio.create_task(self._join())
-        await asyncio.wait((self._joining, self._trouble), return_when=asyncio.FIRST_COMPLETED)
-        if self._joining.done():
-            self._joining.result()
+        while not (self.connector.is_ready or self._has_failed):
+            await self._move()
 
     async def close(self) -> None:
         """Send what waits; release everything, and all who wait."""
@@ -160,9 +157,25 @@ class _Node:
         self._waiting = 0
         self._moved.set()
         self._unsent.flush()
-        if self._joining:
-            with suppress(ConnectorError):
-                await self._joining
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        """Return when the broker delivers all of `channels`, or when it is away."""
+        tasks = [self.channels.get(channel) or self._start_joining(channel) for channel in channels]
+        while not all(task.done() for task in tasks) and (self.connector.is_ready or not self._has_failed):
+            await self._move()
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Return when the broker has been told of what nobody here needs any more."""
+        for channel in channels:
+            task = self.channels.pop(channel, None)
+            if task and task.done():
+                with suppress(ConnectorError):
+                    await self.connector.unsubscribe(self._topic, self._take, key=channel)
+            elif task:
+                task.cancel()
 
     async def publish(self, data: bytes, channels: Iterable[str]) -> None:
         """Hand a message to this node's clients and to the broker; wait for room then. Raise nothing."""
@@ -172,7 +185,7 @@ class _Node:
             for channel in dict.fromkeys(channels):
                 self._hand_out(channel, data)
                 try:
-                    self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size))
+                    self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size), channel)
                     self._unconfirmed += size
                 except ConnectorError as error:
                     self._unsent(error)
@@ -194,10 +207,20 @@ class _Node:
             self._moved.set()
         return (event,)
 
-    async def _join(self) -> None:
+    def _start_joining(self, channel: str) -> "asyncio.Task[None]":
+        task = self.channels[channel] = asyncio.create_task(self._join(channel))
+        task.add_done_callback(self._joined)
+        return task
+
+    def _joined(self, task: "asyncio.Task[None]") -> None:
+        self._moved.set()
+        if not task.cancelled():
+            task.exception()  # which was logged
+
+    async def _join(self, channel: str) -> None:
         while True:
             try:
-                await self.connector.subscribe(self._topic, self._take)
+                await self.connector.subscribe(self._topic, self._take, key=channel)
                 return
             except SubscribeError as error:
                 logger.error("%s: %s", type(error).__name__, error)
@@ -224,8 +247,7 @@ class _Node:
             self._events.put_nowait((channel, data))
 
     def _heed(self, error: Exception) -> None:
-        if not self._trouble.done():
-            self._trouble.set_result(None)
+        self._has_failed = True
         self._moved.set()  # nobody waits for a broker that is away
 
     def _lost(self) -> None:
