@@ -1,0 +1,262 @@
+"""A back end for Litestar's channels: `ChannelsPlugin(backend=ConnectorChannelsBackend(settings))`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from litestar.channels.backends.base import ChannelsBackend
+
+from .. import Connector, Settings
+from ..contract import ConnectorError, SubscribeError, SubscribeRefusedError
+from .losses import Unsent, watch
+from .packing import pack, unpack
+
+logger = logging.getLogger(__name__.partition(".")[0])
+
+ROOM = 256 * 1024
+"""Bytes that may wait for the broker, and for Litestar, before publishers and the connector wait, too."""
+
+MESSAGE_COST = 256
+"""Bytes that are added for each message."""
+
+
+class ConnectorChannelsBackend(ChannelsBackend):
+    """Carries the channels of Litestar's `ChannelsPlugin` to all processes, through outages of the broker.
+
+    All channels share one topic, `topic`, and each is a key there: with `shards`, a process gets the shards of the
+    channels to which its clients listen. Clients of the process that publishes hear a message at once, those of other
+    processes through the broker.
+
+    `settings` are the connector's settings, or a function that returns them. Each start of the plugin makes a connector
+    from them, since a closed one stays closed. The application also starts while the broker is away.
+
+    `missed` is for clients that can fetch their state anew: when messages of other processes were lost for good, each
+    channel to which somebody listens here gets these bytes, like a message. Without it, a loss is only logged.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | Callable[[], Settings | Awaitable[Settings]],
+        topic: str = "litestar",
+        *,
+        missed: bytes | None = None,
+    ) -> None:
+        Connector(settings)  # which raises at once what is wrong with them
+        self._settings = settings
+        self._topic = topic
+        self._missed = missed
+        self._node: _Node | None = None
+
+    @property
+    def connector(self) -> Connector | None:
+        """The connector while the plugin runs, for its `is_ready` and its `stats()`; None before and after."""
+        return self._node.connector if self._node else None
+
+    async def on_startup(self) -> None:
+        """Connect, and return then, or when that has failed: it is tried on. Do nothing if that was done."""
+        if self._node is None:
+            self._node = _Node(Connector(self._settings), self._topic, self._missed)
+            try:
+                await self._node.start()
+            except BaseException:
+                await self.on_shutdown()
+                raise
+
+    async def on_shutdown(self) -> None:
+        """Send what was published, and leave; do nothing if that was done, or before the start."""
+        node, self._node = self._node, None
+        if node:
+            await node.close()
+
+    async def publish(self, data: bytes, channels: Iterable[str]) -> None:
+        """Send `data` to all who listen to one of `channels`, once for each of these.
+
+        Returns when the message has its place behind those published before, and there is room for more. What does not
+        reach other processes is logged: an exception would end the plugin's publishing for good.
+
+        Raises:
+            RuntimeError: before `on_startup`, and after `on_shutdown`.
+        """
+        await self._running.publish(data, channels)
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        """Have `stream_events` return what is published on `channels`.
+
+        Returns when that is so for messages of other processes; during an outage at once, and it is so afterwards.
+
+        Raises:
+            SubscribeRefusedError: the broker refused.
+            RuntimeError: before `on_startup`, and after `on_shutdown`.
+        """
+        await self._running.subscribe(channels)
+
+    async def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Have `stream_events` return nothing more of `channels`."""
+        if self._node:
+            await self._node.unsubscribe(channels)
+
+    async def stream_events(self) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Return channel and data of each message on a channel that is subscribed.
+
+        Raises:
+            RuntimeError: before `on_startup`, and after `on_shutdown`.
+        """
+        node = self._running
+        while True:
+            for channel, data in await node.next_events():
+                if channel in node.channels:
+                    yield channel, data
+
+    async def get_history(self, channel: str, limit: int | None = None) -> list[bytes]:
+        """Raise `NotImplementedError`: a broker for messages has no state to show, and keeps no history of a channel."""
+        raise NotImplementedError("A connector keeps no history of channels: send a client its state when it comes.")
+
+    @property
+    def _running(self) -> "_Node":
+        if self._node is None:
+            raise RuntimeError("The back end has not been started, or was shut down: the plugin calls on_startup().")
+        return self._node
+
+
+class _Node:
+    """What belongs to one start of the plugin: the connector, the channels, and what waits for the plugin."""
+
+    def __init__(self, connector: Connector, topic: str, missed: bytes | None) -> None:
+        self.connector = connector
+        self.channels: dict[str, asyncio.Task[None]] = {}
+        """What subscribes to each at the broker, done or not."""
+        self._topic = topic
+        self._missed = missed
+        self._events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
+        """Channels and data; None stands for lost messages."""
+        self._has_missed = False
+        self._waiting = 0
+        """Bytes in `events`."""
+        self._unconfirmed = 0
+        """Bytes that the broker has not confirmed."""
+        self._moved = asyncio.Event()
+        """Set when those who wait for something have to look."""
+        self._has_failed = False
+        self._unsent = Unsent()
+
+    async def start(self) -> None:
+        """Return when the connector is ready, or at its first error."""
+        watch(self.connector, self._topic, self._lost)
+        self.connector.on("error", self._heed)
+        self.connector.on("ready", self._moved.set)
+        self.connector.start()
+        while not (self.connector.is_ready or self._has_failed):
+            await self._move()
+
+    async def close(self) -> None:
+        """Send what waits; release everything, and all who wait."""
+        await self.connector.close()
+        self._waiting = 0
+        self._moved.set()
+        self._unsent.flush()
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        """Return when the broker delivers all of `channels`, or when it is away."""
+        tasks = [self.channels.get(channel) or self._start_joining(channel) for channel in channels]
+        while not all(task.done() for task in tasks) and (self.connector.is_ready or not self._has_failed):
+            await self._move()
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.result()
+
+    async def unsubscribe(self, channels: Iterable[str]) -> None:
+        """Return when the broker has been told of what nobody here needs any more."""
+        for channel in channels:
+            task = self.channels.pop(channel, None)
+            if task and task.done():
+                with suppress(ConnectorError):
+                    await self.connector.unsubscribe(self._topic, self._take, key=channel)
+            elif task:
+                task.cancel()
+
+    async def publish(self, data: bytes, channels: Iterable[str]) -> None:
+        """Hand a message to this node's clients and to the broker; wait for room then. Raise nothing."""
+        size = len(data) + MESSAGE_COST
+        try:
+            packed = pack(data)
+            for channel in dict.fromkeys(channels):
+                self._hand_out(channel, data)
+                try:
+                    self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size), channel)
+                    self._unconfirmed += size
+                except ConnectorError as error:
+                    self._unsent(error)
+        except Exception as error:
+            self._unsent(error)
+        if self._unconfirmed > ROOM:
+            await asyncio.sleep(0)  # also in an outage, when there is no waiting for the broker
+        while self._waiting > ROOM or (self._unconfirmed > ROOM and self.connector.is_ready):
+            await self._move()
+
+    async def next_events(self) -> Iterable[tuple[str, bytes]]:
+        """Return what comes next, mostly one event, as soon as there is something."""
+        event = await self._events.get()
+        if event is None:
+            self._has_missed = False
+            return [(channel, self._missed or b"") for channel in self.channels]
+        self._waiting -= len(event[1]) + MESSAGE_COST
+        if self._waiting <= ROOM:
+            self._moved.set()
+        return (event,)
+
+    def _start_joining(self, channel: str) -> "asyncio.Task[None]":
+        task = self.channels[channel] = asyncio.create_task(self._join(channel))
+        task.add_done_callback(self._joined)
+        return task
+
+    def _joined(self, task: "asyncio.Task[None]") -> None:
+        self._moved.set()
+        if not task.cancelled():
+            task.exception()  # which was logged
+
+    async def _join(self, channel: str) -> None:
+        while True:
+            try:
+                await self.connector.subscribe(self._topic, self._take, key=channel)
+                return
+            except SubscribeError as error:
+                logger.error("%s: %s", type(error).__name__, error)
+                if isinstance(error, SubscribeRefusedError):
+                    raise
+
+    def _take(self, message: Any) -> Awaitable[None] | None:
+        channel, packed = message
+        self._hand_out(channel, unpack(packed))
+        return self._read() if self._waiting > ROOM else None
+
+    async def _read(self) -> None:
+        """Let the connector's queue wait, which is bounded, until this one has room."""
+        while self._waiting > ROOM:
+            await self._move()
+
+    async def _move(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()
+
+    def _hand_out(self, channel: str, data: bytes) -> None:
+        if channel in self.channels:
+            self._waiting += len(data) + MESSAGE_COST
+            self._events.put_nowait((channel, data))
+
+    def _heed(self, error: Exception) -> None:
+        self._has_failed = True
+        self._moved.set()  # nobody waits for a broker that is away
+
+    def _lost(self) -> None:
+        if self._missed is not None and not self._has_missed:
+            self._has_missed = True
+            self._events.put_nowait(None)
+
+    def _settled(self, size: int, error: ConnectorError | None) -> None:
+        self._unconfirmed -= size
+        if self._unconfirmed <= ROOM:
+            self._moved.set()
+        self._unsent(error)
