@@ -1,0 +1,243 @@
+"""A channel layer for Django Channels: `"BACKEND": "….hosts.channels.ConnectorChannelLayer"` in `CHANNEL_LAYERS`."""
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+import weakref
+from concurrent.futures import Future
+from typing import Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+
+from .. import BlockingConnector, Settings
+from ..contract import ConnectorError, MessageTooLargeError, OutboxFullError
+from ..contract.floods import Flood
+from .losses import watch
+from .mailboxes import MISSED, Mailboxes
+from .values import pack, unpack
+
+__all__ = ["MISSED", "ConnectorChannelLayer"]
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectorChannelLayer(BaseChannelLayer):
+    """Carries the groups and channels of Django Channels to all processes, through outages of the broker.
+
+    One layer serves all event loops and threads of a process, by one connector. All processes share one topic, `topic`;
+    `settings` are the connector's, and those that are not given come from the environment.
+
+    At most `capacity` messages wait in one channel of this process, or as `channel_capacity` says for the channel's name,
+    and none longer than `expiry` seconds. A channel is forgotten, with its groups, `expiry` seconds after a `receive` of
+    it was cancelled, and when nobody has received of it for `group_expiry` seconds.
+
+    A consumer that can fetch its state anew joins the group `MISSED`. It gets a message of the type `MISSED` in the place
+    of messages that are missing, whoever's fault that is.
+    """
+
+    extensions: ClassVar = ["groups", "flush"]
+
+    def __init__(
+        self,
+        topic: str = "channels",
+        *,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 1000,
+        channel_capacity: dict[Any, int] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(expiry=expiry, capacity=capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self._topic = topic
+        self._connector = BlockingConnector(Settings(**settings))
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            begin = weakref.WeakMethod(self._begin)
+            os.register_at_fork(after_in_child=lambda: (found := begin()) and found())
+
+    def _begin(self) -> None:
+        """Begin as a process does that has not used the layer yet."""
+        self._process = secrets.token_hex(8)
+        self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity)
+        self._lock = threading.Lock()
+        self._listening: Future[None] | None = None
+        self._is_watched = False
+        self._failure: Exception | None = None
+        self._failures = Flood(_warn, self._describe_failures)
+
+    # Channels.
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """Return the name of a new channel of this process; what any process sends to it arrives from now on.
+
+        Raises what `subscribe` of the connector raises, and `ConnectError` if there has been no connection yet and there
+        is none within `connect_timeout`.
+        """
+        channel = f"{prefix}.{self._process}!{secrets.token_hex(8)}"
+        self.require_valid_channel_name(channel)
+        await self._listen()
+        self._boxes.open(channel)
+        return channel
+
+    async def send(self, channel: str, message: Any) -> None:
+        """Send `message` to a channel; return when it has its place behind those sent before.
+
+        A message to a channel of no process waits here, until a process that receives of the channel asks for it.
+
+        Raises:
+            ChannelFull: the messages that wait here fill the channel, or the connector's outbox.
+            MessageTooLarge, SerializationError: the message was not taken.
+            ConnectError and what else `new_channel` raises: the channel is of no process.
+        """
+        self.require_valid_channel_name(channel)
+        content = pack(message)
+        owner = _owner(channel)
+        try:
+            if owner == self._process:
+                self._boxes.put(channel, content, must_fit=True)
+            elif owner:
+                await self._publish("send", channel, content)
+            else:
+                await self._listen()
+                if not self._boxes.put(channel, content, must_fit=True):
+                    await self._publish("have", channel, None)
+        except (OverflowError, OutboxFullError) as error:
+            raise ChannelFull(str(error)) from error
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel; of several that wait, the first gets it. Cancelling loses no message.
+
+        Raises:
+            ValueError: the channel belongs to another process.
+            ConnectError and what else `new_channel` raises.
+        """
+        self.require_valid_channel_name(channel)
+        if _owner(channel) not in (None, self._process):
+            raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
+        await self._listen()
+        return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
+
+    # Groups.
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Have the channel get what is sent to the group from now on; one of another process as soon as that knows."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        if _owner(channel) in (None, self._process):
+            await self._listen()
+            self._boxes.join(group, channel)
+        else:
+            await self._publish("group_add", group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        if _owner(channel) in (None, self._process):
+            self._boxes.leave(group, channel)
+        else:
+            await self._publish("group_discard", group, channel)
+
+    async def group_send(self, group: str, message: Any) -> None:
+        """Send `message` to all channels of a group, in all processes; return when it has its place behind earlier ones.
+
+        A channel that is full misses it. While the broker is away, the message waits in the connector.
+
+        Raises:
+            MessageTooLarge, SerializationError, OutboxFullError: the message was not taken.
+        """
+        self.require_valid_group_name(group)
+        await self._publish("group_send", group, pack(message))
+
+    # Ends.
+
+    async def flush(self) -> None:
+        """Forget all messages and groups of this process; who waits for a message goes on to do so."""
+        self._boxes.clear()
+
+    async def close(self) -> None:
+        """Send what waits, and end the connection for good."""
+        await asyncio.to_thread(self._connector.close)
+
+    # The connector.
+
+    async def _listen(self) -> None:
+        """Return when messages of other processes arrive."""
+        with self._lock:
+            listening = self._listening
+            if listening is None or (listening.done() and (listening.cancelled() or listening.exception())):
+                listening = self._listening = self._connector.submit(self._subscribe)
+        if not listening.done():
+            await asyncio.shield(asyncio.wrap_future(listening))
+
+    async def _subscribe(self, connector: Any) -> None:
+        if not self._is_watched:
+            self._is_watched = True
+            watch(connector, self._topic, self._boxes.miss)
+        await connector.connect()
+        await connector.subscribe(self._topic, lambda message: self._take(connector, *message))
+
+    async def _publish(self, kind: str, name: str, content: Any) -> None:
+        async def use(connector: Any) -> None:
+            self._tell(connector, kind, name, content)
+            if kind == "group_send":
+                self._boxes.put_group(name, content)
+
+        try:
+            await asyncio.wrap_future(self._connector.submit(use))
+        except MessageTooLargeError as error:
+            raise MessageTooLarge(str(error)) from error
+
+    def _tell(self, connector: Any, kind: str, name: str, content: Any) -> None:
+        connector.publish_nowait(self._topic, [kind, name, content], self._settled)
+
+    def _ask(self, channel: str) -> None:
+        """Ask for a message of a channel that is of no process."""
+        if _owner(channel) is None:
+
+            async def use(connector: Any) -> None:
+                self._tell(connector, "want", channel, self._process)
+
+            self._connector.submit(use)
+
+    def _take(self, connector: Any, kind: str, name: str, content: Any) -> None:
+        """Do what another process has published."""
+        boxes = self._boxes
+        match kind:
+            case "group_send":
+                boxes.put_group(name, content)
+            case "send" if _owner(name) == self._process:
+                boxes.put(name, content)
+            case "group_add" if _owner(content) == self._process:
+                boxes.join(name, content)
+            case "group_discard" if _owner(content) == self._process:
+                boxes.leave(name, content)
+            case "have" if boxes.is_awaited(name):
+                self._tell(connector, "want", name, self._process)
+            case "want" if found := boxes.take(name):
+                self._tell(connector, "give", name, [content, found[1]])
+            case "give" if content[0] == self._process and not boxes.put(name, content[1]):
+                self._tell(connector, "have", name, None)
+
+    def _settled(self, error: ConnectorError | None) -> None:
+        if error:
+            self._failure = error
+            self._failures.add(1)
+
+    def _describe_failures(self, count: int) -> Exception:
+        return ConnectorError(f"Other processes may miss {count} messages of this one: {self._failure}")
+
+
+def _owner(channel: str) -> str | None:
+    """Return the one process that can receive of a channel; None stands for any process."""
+    name, mark, _ = channel.partition("!")
+    return name.rpartition(".")[2] if mark else None
+
+
+def _warn(error: Exception) -> None:
+    logger.warning("%s", error)
