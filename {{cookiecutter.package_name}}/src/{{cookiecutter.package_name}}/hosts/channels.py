@@ -183,13 +183,20 @@ class ConnectorChannelLayer(BaseChannelLayer):
         await connector.subscribe(self._topic, lambda message: self._take(connector, *message))
 
     async def _publish(self, kind: str, name: str, content: Any) -> None:
-        async def use(connector: Any) -> None:
-            self._tell(connector, kind, name, content)
-            if kind == "group_send":
-                self._boxes.put_group(name, content)
+        loop = asyncio.get_running_loop()
+        sent: asyncio.Future[None] = loop.create_future()
 
+        async def use(connector: Any) -> None:
+            try:
+                self._tell(connector, kind, name, content)
+            except ConnectorError as error:
+                loop.call_soon_threadsafe(_fail, sent, error)
+            else:
+                self._boxes.put_group(name if kind == "group_send" else "", content, sent)
+
+        self._connector.submit(use)
         try:
-            await asyncio.wrap_future(self._connector.submit(use))
+            await sent
         except MessageTooLargeError as error:
             raise MessageTooLarge(str(error)) from error
 
@@ -237,6 +244,11 @@ def _owner(channel: str) -> str | None:
     """Return the one process that can receive of a channel; None stands for any process."""
     name, mark, _ = channel.partition("!")
     return name.rpartition(".")[2] if mark else None
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def _warn(error: Exception) -> None:

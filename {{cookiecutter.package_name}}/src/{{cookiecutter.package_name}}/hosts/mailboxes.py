@@ -5,6 +5,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any
@@ -15,6 +16,49 @@ MISSED = "connector.missed"
 """The group whose members are told, by a message of this type, that messages are missing."""
 
 _MISSED = (inf, {"type": MISSED})
+
+
+class WakingLock:
+    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        """Those who will be woken when their event loop runs next."""
+        self._sleeping: list[asyncio.AbstractEventLoop] = []
+        """The event loops that have yet to be told."""
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        sleeping = self._sleeping
+        if sleeping:
+            self._sleeping = []
+        self._lock.release()
+        for loop in sleeping:
+            with suppress(RuntimeError):  # it was closed meanwhile
+                loop.call_soon_threadsafe(self._wake_all, loop)
+
+    def wake(self, waiter: "asyncio.Future[None]") -> None:
+        """Set a future of any event loop to None soon, unless it is done."""
+        loop = waiter.get_loop()
+        if loop in self._woken:
+            self._woken[loop].append(waiter)
+        else:
+            self._woken[loop] = [waiter]
+            self._sleeping.append(loop)
+
+    def sweep(self) -> None:
+        """Forget the event loops that were closed."""
+        self._woken = {loop: waiters for loop, waiters in self._woken.items() if not loop.is_closed()}
+
+    def _wake_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            waiters = self._woken.pop(loop)
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 class Mailbox:
@@ -86,11 +130,9 @@ class Mailboxes:
         self._expiry = expiry
         self._idle = idle
         self._capacity = capacity
-        self._lock = threading.Lock()
+        self._lock = WakingLock()
         self._boxes: dict[str, Mailbox] = {}
         self._groups: dict[str, dict[str, Mailbox]] = {}
-        self._woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        """Those who will be woken when their event loop runs next."""
         self._next_sweep = 0.0
 
     def open(self, channel: str) -> None:
@@ -109,17 +151,22 @@ class Mailboxes:
                 raise OverflowError(f"channel = {channel!r}: {box.most} messages wait in it already")
             return self._put((box,), content)
 
-    def put_group(self, group: str, content: Any) -> None:
-        """Add a message to the channels of a group; it is dropped where it does not fit."""
+    def put_group(self, group: str, content: Any, sent: "asyncio.Future[None] | None" = None) -> None:
+        """Add a message to the channels of a group, where it fits; it is dropped elsewhere. Set `sent`, if given, to None.
+
+        `sent` may be of any event loop. It costs little where that loop has to be woken for a message, too.
+        """
         with self._lock:
             self._put(self._groups.get(group, {}).values(), content)
+            if sent:
+                self._lock.wake(sent)
 
     def miss(self) -> None:
         """Tell those who want to know it that messages are missing."""
         with self._lock:
             for box in self._groups.get(MISSED, {}).values():
                 box.miss()
-                self._wake(box)
+                self._wake_receiver(box)
 
     def take(self, channel: str) -> tuple[float, Any] | None:
         """Return the oldest message of a channel, if there is any, with the time at which it would have expired."""
@@ -154,7 +201,7 @@ class Mailboxes:
                     if waiter in box.waiters:
                         box.waiters.remove(waiter)
                     elif box.messages:
-                        self._wake(box)
+                        self._wake_receiver(box)
                     box.forget_at = monotonic() + self._expiry
                 raise
 
@@ -195,33 +242,19 @@ class Mailboxes:
         is_awaited = False
         for box in boxes:
             box.put(message)
-            is_awaited = self._wake(box) or is_awaited
+            is_awaited = self._wake_receiver(box) or is_awaited
         return is_awaited
 
-    def _wake(self, box: Mailbox) -> bool:
+    def _wake_receiver(self, box: Mailbox) -> bool:
         """Have one of those who wait look into the mailbox; return whether there is one."""
         while box.waiters:
             waiter = box.waiters.popleft()
-            box.forget_at = monotonic() + self._idle
-            loop = waiter.get_loop()
-            if loop in self._woken:
-                self._woken[loop].append(waiter)
+            if not waiter.get_loop().is_closed():
+                box.forget_at = monotonic() + self._idle
+                self._lock.wake(waiter)
                 return True
-            self._woken[loop] = [waiter]
-            try:
-                loop.call_soon_threadsafe(self._wake_all, loop)
-                return True
-            except RuntimeError:  # the loop is closed
-                del self._woken[loop]
-                box.forget_at = monotonic() + self._expiry
+            box.forget_at = monotonic() + self._expiry
         return False
-
-    def _wake_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            waiters = self._woken.pop(loop)
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
     def _leave(self, group: str, channel: str) -> None:
         members = self._groups.get(group, {})
@@ -238,8 +271,7 @@ class Mailboxes:
     def _sweep(self, now: float) -> None:
         """Forget the channels that are gone. This comes before a new one, so their number is bounded."""
         self._next_sweep = now + self._expiry / 4
-        for loop in [loop for loop in self._woken if loop.is_closed()]:
-            del self._woken[loop]
+        self._lock.sweep()
         for channel, box in list(self._boxes.items()):
             is_awaited = any(not waiter.get_loop().is_closed() for waiter in box.waiters)
             if not is_awaited and (box.waiters or box.forget_at <= now):
