@@ -41,7 +41,8 @@ If there is no tox yet: python -m pip install tox"""
 
 def note_managed_files() -> None:
     """List the digests of the files that nobody is to edit, for the test that names the edited ones."""
-    folders = Path("src", ANSWERS["package_name"], "contract"), Path("tests", "contract")
+    package = Path("src", ANSWERS["package_name"])
+    folders = package / "contract", package / "hosts", Path("tests", "contract")
     paths = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
     with Path("tests", "contract", "managed.txt").open("w", encoding="utf-8", newline="\n") as notes:
         for path in paths:

@@ -1,12 +1,16 @@
-"""The tables at the end of the run: how each preset keeps the contract, and which clauses caught which defect."""
+"""The tables at the end of the run: how each preset keeps the contract, which clauses caught which defect, what hosts lose."""
 
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from hosting import Package
 
 sys.dont_write_bytecode = True  # the tests import the machinery where it stands: what lies there is baked into projects
 
@@ -16,6 +20,14 @@ TABLES = {
     "preset": ("presets", ("preset", "server", "held", "not applicable", "seconds")),
     "defect": ("broken connectors", ("defect", "caught by", "seconds")),
     "fault": ("faulty transports", ("shape", "fault", "caught by", "seconds")),
+    "outage": (
+        "hosts, while the broker is killed for 3 s",
+        ("host", "broker", "back end", "the sender's server", "the other server", "told of losses"),
+    ),
+    "cost": (
+        "what a message costs that is delivered",
+        ("host", "back end", "ms of CPU", "times the connector's", "connections of a process"),
+    ),
 }
 
 
@@ -28,8 +40,32 @@ made by `tox run -e matrix`.
 """
 
 
+HOSTS = """# Hosts on the connector, and on their own back ends
+
+Two servers of each host run on one broker, each a process with a client, and all clients are to hear what the first one
+sends. The back ends that hosts bring for Redis run beside the connector, on the same server. This page is made by
+`tox run -e hosts`.
+
+"""
+OUTAGE = """## Through an outage
+
+The client sends 300 messages, 50 a second. After one second the broker is killed; it is back after three more. The table
+says how many messages were heard at each server.
+
+"""
+COST = """
+## What a message costs
+
+The client sends 2,000 messages, 400 a second, five times through each back end, by turns. The table has the CPU time of both
+servers for one message that is delivered to one client, the median of the five; and how many connections to the broker a
+process holds.
+
+"""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--matrix", type=Path, help="write which clause has caught which defect into this file")
+    parser.addoption("--hosts", type=Path, help="write what hosts have lost, and what a message costs, into this file")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -51,6 +87,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(line.rstrip())
     if path := terminalreporter.config.option.matrix:
         path.write_text(MATRIX + matrix(found["defect"], found["fault"]), encoding="utf-8")
+    if path := terminalreporter.config.option.hosts:
+        outage, cost = (markdown([TABLES[name][1], *found[name]]) for name in ("outage", "cost"))
+        path.write_text(HOSTS + OUTAGE + outage + COST + cost, encoding="utf-8")
 
 
 def matrix(defects: list[list[str]], faults: list[list[str]]) -> str:
@@ -80,7 +119,7 @@ def matrix(defects: list[list[str]], faults: list[list[str]]) -> str:
     return "\n".join(markdown(table) for table in (of_clauses, of_machinery, of_shapes))
 
 
-def markdown(table: list[tuple[str, ...]]) -> str:
+def markdown(table: Sequence[Sequence[str]]) -> str:
     """Return a table of which the first row is the head."""
     head, *rows = table
     return "".join(f"| {' | '.join(row)} |\n" for row in (head, tuple("---" for _ in head), *rows))
@@ -94,3 +133,12 @@ def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def packages(temporary_folder: None) -> "Iterator[Mapping[str, Package]]":
+    """Connectors that are baked, by preset, for hosts to stand on."""
+    from hosting import BROKERS, Package
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield {preset: Package(Path(folder), preset) for preset in BROKERS}

@@ -1,4 +1,4 @@
-"""The imports of the machinery keep to the floors that `docs/architecture.md` gives its modules."""
+"""The imports of the machinery keep to the floors that `docs/architecture.md` gives its modules; those of hosts are few."""
 
 import ast
 import re
@@ -11,6 +11,7 @@ from baking import ROOT
 
 NAME = "{{cookiecutter.package_name}}"
 CONTRACT = ROOT / NAME / "src" / NAME / "contract"
+ADAPTERS = sorted(CONTRACT.with_name("hosts").glob("*.py"))
 PAGE = ROOT / "docs" / "architecture.md"
 
 ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (pure|) ?\| (\S.*) \|$", re.MULTILINE)
@@ -102,3 +103,17 @@ def test_pure_modules_import_nothing_that_acts() -> None:
     for module in sorted(pure):
         acting = sorted(GRAPH[module].others & WORLD | GRAPH[module].ours - pure)
         assert not acting, f"{module} is pure, and imports {acting}"
+
+
+@pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.stem)
+def test_an_adapter_imports_its_own_server_and_what_every_package_has(path: Path) -> None:
+    allowed = sys.stdlib_module_names | {path.stem}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names = [str(node.module)]
+        elif isinstance(node, ast.ImportFrom) and node.level == 2:
+            assert node.module is None or node.module.partition(".")[0] == "contract", ast.unparse(node)
+        assert {name.partition(".")[0] for name in names} <= allowed, ast.unparse(node)

@@ -221,7 +221,8 @@ def test_managed_files_that_were_edited_are_named(tools: Path, tmp_path: Path) -
     words = (tool(tools, "py", "python"), "-m", "pytest", "tests/contract/test_managed.py")
     ended = run(*words, cwd=project, environment=FROM_SOURCE)
     assert ended.returncode == 0, ended.stdout
-    edited = [f"src/{project.name}/contract/VERSION", f"src/{project.name}/contract/link.py", "tests/contract/nodes.py"]
+    ours = ("contract/VERSION", "contract/link.py", "hosts/fanout.py")
+    edited = [*(f"src/{project.name}/{path}" for path in ours), "tests/contract/nodes.py"]
     for path in edited:
         with (project / path).open("a", encoding="utf-8") as file:
             file.write("\n# mine\n")

@@ -5,7 +5,6 @@ import os
 import re
 import socket
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import zenoh
 from zenoh.handlers import Callback
 
-from .contract import Bridge, Inbox, Target, Transport, escape, ssl_context
+from .contract import Bridge, DaemonThreads, Inbox, Target, Transport, escape, ssl_context
 from .settings import PORT, Settings
 
 REMOTE = zenoh.Locality.REMOTE
@@ -43,7 +42,7 @@ class BrokerTransport(Transport[Settings]):
         self._mending: set[asyncio.Task[None]] = set()
         self._answering: set[str] = set()  # the nodes that have answered the last question to all
         self._is_one_silent = False  # so that only those who have answered are waited for
-        self._thread = ThreadPoolExecutor(1, "zenoh")  # what may block is done there, one after another
+        self._thread = DaemonThreads(1)  # what may block is done there, one after another
 
     async def connect(self) -> None:
         self._bridge = Bridge()

@@ -5,7 +5,6 @@ import logging
 import math
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -62,9 +61,7 @@ class BrokerTransport(Transport[Settings]):
         client.on_publish = self._on_publish
         client.on_subscribe = client.on_unsubscribe = self._on_answers
         # paho blocks while it connects: that is for a thread, and all that follows for the event loop.
-        thread = ThreadPoolExecutor(1)
-        self._opening = self._loop.run_in_executor(thread, self._open, client)
-        thread.shutdown(wait=False)
+        self._opening = self._loop.run_in_executor(None, self._open, client)
         sock = await asyncio.shield(self._opening)
         try:
             self._loop.add_reader(sock, self._read, client)

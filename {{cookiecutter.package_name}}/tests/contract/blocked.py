@@ -2,10 +2,11 @@
 
     python blocked.py PACKAGE ends TOPIC
     python blocked.py PACKAGE forks TOPIC
+    python blocked.py PACKAGE forks-late TOPIC
 
 The connector's settings come from the environment. With `ends`, the program is over as soon as all is accepted. With
-`forks`, it makes the connector, uses it, and forks twice: by `os.fork`, and by `multiprocessing`. Each process publishes
-lists of its name and of a number, from 0 on, and then ends as its kind does.
+`forks`, it forks twice: by `os.fork`, and by `multiprocessing`; with `forks-late`, it does so when the connector is in
+use. Each process publishes lists of its name and of a number, from 0 on, and then ends as its kind does.
 """
 
 import importlib
@@ -27,10 +28,11 @@ def main(package: str, what: str, topic: str) -> None:
     """Run until all processes have ended."""
     module = importlib.import_module(package)
     connector = module.BlockingConnector(module.Settings())
-    speak(connector, topic, "parent")
     if what == "ends":
+        speak(connector, topic, "parent")
         return
-    connector.publish(topic, ["parent", MESSAGES])
+    if what == "forks-late":
+        connector.publish(topic, ["early", 0])
     child = os.fork()
     if not child:
         speak(connector, topic, "forked")
@@ -40,7 +42,7 @@ def main(package: str, what: str, topic: str) -> None:
     process.join()
     _, status = os.waitpid(child, 0)
     assert (status, process.exitcode) == (0, 0)
-    connector.publish(topic, ["parent", MESSAGES + 1])
+    speak(connector, topic, "parent")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,9 @@ async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
 
 async def run_blocked(given: Settings, what: str, topic: str) -> None:
     """Run the program `blocked.py`; return when it has ended well."""
+    quiet = "ignore:This process:DeprecationWarning"  # it comes with each fork of a process that has threads
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, Path(__file__).with_name("blocked.py"), PACKAGE, what, topic),
+        *(sys.executable, "-W", quiet, str(Path(__file__).with_name("blocked.py")), PACKAGE, what, topic),
         env={**os.environ, **in_environment(given), "PYTHONASYNCIODEBUG": ""},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -240,13 +241,22 @@ async def test_what_was_accepted_is_sent_before_the_interpreter_exits(
 
 @pytest.mark.clause("L4", "L10")
 async def test_each_process_is_a_node_of_its_own(node: MakeNode, given: Settings, topic: str) -> None:
+    await check_forks(await node(), given, "forks", topic)
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_a_fork_may_come_when_it_is_in_use(node: MakeNode, given: Settings, topic: str) -> None:
+    await check_forks(await node(), given, "forks-late", topic)
+
+
+async def check_forks(other: Node, given: Settings, what: str, topic: str) -> None:
+    """Run `blocked.py`; check that all is heard that its three processes say."""
     if not hasattr(os, "fork"):
         pytest.skip("not applicable: no process forks on this system")
-    other: Node = await node()
     mailbox = Log()
     await other.subscribe(topic, mailbox)
-    await run_blocked(given, "forks", topic)
-    heard = await mailbox.count(302)
-    for name, count in (("parent", 102), ("forked", 100), ("multiprocessing", 100)):
-        assert [number for who, number in heard if who == name] == list(range(count))
+    await run_blocked(given, what, topic)
+    heard = [each for each in await mailbox.count(301 if what == "forks-late" else 300) if each != ["early", 0]]
+    for name in ("parent", "forked", "multiprocessing"):
+        assert [number for who, number in heard if who == name] == list(range(100))
     assert other.stats()["duplicates"] == 0

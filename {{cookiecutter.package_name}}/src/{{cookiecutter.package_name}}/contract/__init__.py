@@ -30,6 +30,7 @@ from .escaping import escape, unescape
 from .inbox import Inbox
 from .receipt import Receipt
 from .settings import ConnectorSettings
+from .threads import DaemonThreads
 from .tls import TlsSettings, ssl_context, tls_files
 from .topics import Topic, private_topic
 from .transport import Transport
@@ -43,6 +44,7 @@ __all__ = [
     "ConnectionLostError",
     "ConnectorError",
     "ConnectorSettings",
+    "DaemonThreads",
     "Inbox",
     "ListenerError",
     "MessageConnector",

@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -13,48 +12,61 @@ Call = tuple["Future[Any]", Callable[[], Any]]
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """Makes each call on a thread that is free, or else on a new one.
+    """Makes each call on a thread that is free, or else on a new one, unless there are `most` of them.
 
     The pool of the standard library refuses calls as soon as the interpreter begins to exit, and keeps it from exiting
     until the last one has returned. An event loop that still has to send something then needs a pool that does neither.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._calls: SimpleQueue[Call | None] = SimpleQueue()
-        self._free = threading.Semaphore(0)
+    def __init__(self, most: int | None = None) -> None:
+        super().__init__(most)
         self.threads: list[threading.Thread] = []
         """All that have begun."""
-        self.submit(int)  # since Python 3.12, no thread begins while the interpreter exits: one is there from now on
+        self._most = most
+        self._calls: SimpleQueue[Call | None] = SimpleQueue()
+        self._free = threading.Semaphore(0)
 
     def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> "Future[Any]":
         future: Future[Any] = Future()
-        self._calls.put((future, partial(function, *arguments, **named)))
-        if not self._free.acquire(blocking=False):
-            with suppress(RuntimeError):  # the interpreter exits: a thread that is there takes the call, when it can
-                thread = threading.Thread(target=self._work, daemon=True)
-                thread.start()
-                self.threads.append(thread)
+        call = future, partial(function, *arguments, **named)
+        if self._free.acquire(blocking=False) or len(self.threads) == self._most:
+            self._calls.put(call)
+            return future
+        thread = threading.Thread(target=self._work, args=(call,), daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # since Python 3.12, no thread begins while the interpreter exits
+            make(call)
+        else:
+            self.threads.append(thread)
         return future
 
-    def join(self, within: float) -> None:
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let the threads end when they have made the calls that wait; return at once, or when they have ended."""
+        for _ in self.threads:
+            self._calls.put(None)
+        if wait:
+            self.join()
+
+    def join(self, within: float = threading.TIMEOUT_MAX) -> None:
         """Return when all threads have ended after `shutdown`, or after so many seconds."""
         deadline = time.monotonic() + within
         for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end when they have made the calls that wait; never wait for them."""
-        for _ in self.threads:
-            self._calls.put(None)
+    def _work(self, call: Call | None) -> None:
+        while call:
+            make(call)
+            if self._calls.empty():
+                self._free.release()
+            call = self._calls.get()
 
-    def _work(self) -> None:
-        while call := self._calls.get():
-            future, function = call
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(function())
-                except BaseException as error:
-                    future.set_exception(error)
-            del call, future, function
-            self._free.release()
+
+def make(call: Call) -> None:
+    """Make a call, and settle its future."""
+    future, function = call
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)

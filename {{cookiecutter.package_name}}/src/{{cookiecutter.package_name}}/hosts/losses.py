@@ -10,9 +10,9 @@ logger = logging.getLogger(__name__.partition(".")[0])
 
 
 def watch(connector: Connector, topic: str, lost: Callable[[], object]) -> None:
-    """Have `lost()` called when this node has missed messages on `topic`, whoever's fault that is.
+    """Have `lost()` called when messages on `topic` are missing at this node, and cannot be had any more.
 
-    Every `error` event is logged, since a connector does so by itself only as long as nobody listens to them.
+    All `error` events are logged, since a connector does that by itself only as long as it has no handler for them.
     """
 
     def take(error: Exception) -> None:

@@ -1,0 +1,180 @@
+"""Channels across nodes for servers with plain websockets or server-sent events: Starlette, FastAPI, Quart, aiohttp."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self
+
+from .. import Connector
+from ..contract import ClosedError, Receipt
+from .losses import watch
+
+
+class Missed(Exception):
+    """Events are missing: a client that needs all of them must fetch its state anew."""
+
+
+class Fanout:
+    """Hands what is published to a channel, on any node, to all subscribers of that channel on all nodes.
+
+        async with Fanout(Connector(Settings())) as fanout:
+            async with fanout.subscribe("room 1") as events:
+                await fanout.publish("room 1", {"text": "hello"})
+                print(await anext(events))
+
+    All channels share `topic` of the connector, which is connected and closed with the block. At most `max_pending`
+    events wait for one subscriber. What a subscriber has missed it is told by `Missed`; other errors of the connector are
+    logged.
+    """
+
+    def __init__(self, connector: Connector, topic: str = "fanout", max_pending: int = 1000) -> None:
+        if max_pending < 1:
+            raise ValueError(f"max_pending = {max_pending}: must be at least 1")
+        self._connector = connector
+        self._topic = topic
+        self._most = max_pending
+        self._channels: dict[str, set[Events]] = {}
+        self._is_over = False
+        watch(connector, topic, self._missed)
+
+    async def __aenter__(self) -> Self:
+        """Connect, and take what other nodes publish from now on.
+
+        Raises what `connect` and `subscribe` of the connector raise; it is closed then.
+        """
+        try:
+            await self._connector.connect()
+            await self._connector.subscribe(self._topic, self._take)
+        except BaseException:
+            await self._connector.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the connector, and end all subscriptions."""
+        await self._connector.close()
+        self._is_over = True
+        for events in self._all():
+            events.end()
+
+    async def publish(self, channel: str, message: Any) -> None:
+        """Send `message`, any JSON value, to all subscribers of `channel`; return when the broker has accepted it.
+
+        This node's subscribers get it at once, in the order of the calls. Cancelling ends the waiting, not the sending.
+
+        Raises what `publish` of the connector raises. After a `PublishError`, subscribers of this node have got it;
+        those of other nodes may have, or are told that they have missed it.
+        """
+        receipt = Receipt()
+        self._publish(channel, message, receipt.settle)
+        await receipt
+
+    def publish_nowait(self, channel: str, message: Any) -> None:
+        """Send like `publish`, without waiting: in an outage, the message is sent when the broker is back.
+
+        Raises at once what is known at once, as the connector does. What comes later is logged.
+        """
+        self._publish(channel, message, None)
+
+    @asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
+        """Get by `async for` what is published to `channel`, from when the block is entered until it is left.
+
+        Raises:
+            ClosedError: the block of the `Fanout` was left.
+        """
+        if self._is_over:
+            raise ClosedError("The Fanout is closed: make a new one.")
+        events = Events(self._most)
+        self._channels.setdefault(channel, set()).add(events)
+        try:
+            yield events
+        finally:
+            events.end()
+            left = self._channels[channel]
+            left.discard(events)
+            if not left:
+                del self._channels[channel]
+
+    def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object] | None) -> None:
+        self._connector.publish_nowait(self._topic, [channel, message], callback)
+        if channel in self._channels:
+            event = message if type(message) is str else json.loads(json.dumps(message))  # as it arrives elsewhere
+            self._hand(channel, event)
+
+    def _take(self, message: Any) -> None:
+        channel, event = message
+        self._hand(channel, event)
+
+    def _hand(self, channel: str, event: Any) -> None:
+        for events in self._channels.get(channel, ()):
+            events.put(event)
+
+    def _missed(self) -> None:
+        for events in self._all():
+            events.miss()
+
+    def _all(self) -> Iterator["Events"]:
+        return chain.from_iterable(self._channels.values())
+
+
+class Events:
+    """The events that wait for one subscriber, to be had by `async for` or `anext`.
+
+    The iteration ends when the block of `subscribe` or of the `Fanout` is left, after what had arrived by then.
+    Cancelling the waiting loses no event. Several subscribers get the same objects: change none.
+
+    Raises:
+        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they could not be had
+            any more after an outage. The iteration can go on, with the events that came then.
+        ClosedError: the iteration had ended, and is begun again.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: deque[Any] = deque()
+        self._news = asyncio.Event()
+        self._is_over = False
+        self._has_ended = False
+
+    def __aiter__(self) -> Self:
+        if self._has_ended:  # a loop that goes on after every `Missed` would block the event loop otherwise
+            raise ClosedError("The subscription is over: subscribe again.")
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._waiting:
+            if self._is_over:
+                self._has_ended = True
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        event = self._waiting.popleft()
+        if event is Missed:
+            raise Missed("Events were lost: fetch the state anew, and go on.")
+        return event
+
+    def put(self, event: Any) -> None:
+        """Add an event; if too many wait, the subscriber has missed them."""
+        if len(self._waiting) >= self._most:
+            self._waiting.clear()
+            self.miss()
+        self._waiting.append(event)
+        self._news.set()
+
+    def miss(self) -> None:
+        """Note that events are missing here."""
+        if not self._waiting or self._waiting[-1] is not Missed:
+            self._waiting.append(Missed)
+            self._news.set()
+
+    def end(self) -> None:
+        """End the iteration, once all that waits was handed out."""
+        self._is_over = True
+        self._news.set()
