@@ -7,6 +7,7 @@ import secrets
 import threading
 import weakref
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
@@ -105,7 +106,8 @@ class ConnectorChannelLayer(BaseChannelLayer):
             else:
                 await self._listen()
                 if not self._boxes.put(channel, content, must_fit=True):
-                    await self._publish("have", channel, None)
+                    with suppress(OutboxFullError):  # the next one who receives asks for it all the same
+                        await self._publish("have", channel, None)
         except (OverflowError, OutboxFullError) as error:
             raise ChannelFull(str(error)) from error
 
@@ -162,6 +164,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
 
     async def close(self) -> None:
         """Send what waits, and end the connection for good."""
+        self._listening = None
         await asyncio.to_thread(self._connector.close)
 
     # The connector.
