@@ -192,7 +192,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         async def use(connector: Any) -> None:
             try:
                 self._tell(connector, kind, name, content)
-            except ConnectorError as error:
+            except Exception as error:
                 loop.call_soon_threadsafe(_fail, sent, error)
             else:
                 self._boxes.put_group(name if kind == "group_send" else "", content, sent)
