@@ -256,8 +256,12 @@ async def through_an_outage(host: str, broker: Any, programs: Mapping[str, list[
         broker.spawn()
         await asyncio.to_thread(broker.wait_until_ready)
         await asyncio.wait(sending)
-        for back_end, pair in found.items():
-            await heard(pair, COUNT - 1, PATIENCE if back_end == CONNECTOR else PATIENCE_WITH_OWN)
+        await asyncio.gather(
+            *(
+                heard(pair, COUNT - 1, PATIENCE if back_end == CONNECTOR else PATIENCE_WITH_OWN)
+                for back_end, pair in found.items()
+            )
+        )
         return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from .. import Connector
 from ..contract import ClosedError, Receipt
-from .losses import watch
+from .losses import Unsent, watch
 
 
 class Missed(Exception):
@@ -39,6 +39,7 @@ class Fanout:
         self._most = max_pending
         self._channels: dict[str, set[Events]] = {}
         self._is_over = False
+        self._unsent = Unsent()
         watch(connector, topic, self._missed)
 
     async def __aenter__(self) -> Self:
@@ -59,6 +60,7 @@ class Fanout:
     ) -> None:
         """Close the connector, and end all subscriptions."""
         await self._connector.close()
+        self._unsent.flush()
         self._is_over = True
         for events in self._all():
             events.end()
@@ -78,9 +80,9 @@ class Fanout:
     def publish_nowait(self, channel: str, message: Any) -> None:
         """Send like `publish`, without waiting: in an outage, the message is sent when the broker is back.
 
-        Raises at once what is known at once, as the connector does. What comes later is logged.
+        Raises at once what is known at once, as the connector does. What comes later is logged, a line a second at most.
         """
-        self._publish(channel, message, None)
+        self._publish(channel, message, self._unsent)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
@@ -102,7 +104,7 @@ class Fanout:
             if not left:
                 del self._channels[channel]
 
-    def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object] | None) -> None:
+    def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object]) -> None:
         self._connector.publish_nowait(self._topic, [channel, message], callback)
         if channel in self._channels:
             event = message if type(message) is str else json.loads(json.dumps(message))  # as it arrives elsewhere
