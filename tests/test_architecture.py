@@ -27,6 +27,7 @@ PURE = {
     "secrets",
     "sending",
     "serialization",
+    "shards",
     "topics",
     "wire",
 }

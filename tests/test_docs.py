@@ -174,7 +174,7 @@ def pack(meaning: dict[str, Any]) -> bytes:
         body = wire.pack_body(wire.Answer(replies, answer["reached"], answer["goes_on"]))
     elif meaning["kind"] == "control":
         body = wire.pack_body(control(meaning["control"]))
-    flags = signer.flag | (wire.ANSWERS if meaning["answers"] else 0)
+    flags = signer.flag | (wire.ANSWERS if meaning["answers"] else 0) | wire.shards_flag(meaning.get("shards", 1))
     kind, code, sender = KINDS[meaning["kind"]], CODES[meaning["serialization"]], bytes.fromhex(meaning["sender"])
     payload = wire.pack(code, kind, sender, meaning["number"], meaning["base"], len(messages), flags, body)
     return bytes(signer.sign(meaning["topic"], payload))
@@ -202,6 +202,7 @@ def unpack(topic: str, payload: bytes, keys: list[bytes]) -> dict[str, Any]:
         "number": frame.number,
         "base": frame.base,
         "answers": bool(frame.flags & wire.ANSWERS),
+        **({"shards": frame.shards} if frame.shards > 1 else {}),
     }
     body = frame.body
     if frame.kind == wire.AGAIN:
@@ -229,12 +230,12 @@ def unpack(topic: str, payload: bytes, keys: list[bytes]) -> dict[str, Any]:
 class Node:
     """The inbox of a node that listens to every topic of the vectors; what it delivers and reports is kept."""
 
-    def __init__(self, keys: list[bytes]) -> None:
+    def __init__(self, keys: list[bytes], shards: int = 1) -> None:
         node_inbox = importlib.import_module("documented.node_inbox")
         receiving = package.receiving
         self.errors: list[str] = []
         self.messages: list[Any] = []
-        settings = SimpleNamespace(max_message_bytes=10_000)
+        settings = SimpleNamespace(max_message_bytes=10_000, shards=shards)
         receiver = receiving.Receiver(heartbeat=1.0, patience=10.0)
         for topic in {vector["topic"] for part in ("frames", "readable", "refused") for vector in VECTORS[part]}:
             receiver.listen(topic, 0.0)
@@ -276,7 +277,7 @@ def test_a_frame_is_read_as_its_vector_says(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", names("frames") + names("readable"))
 def test_a_node_takes_a_frame_that_is_right(vector: dict[str, Any]) -> None:
     async def take() -> Node:
-        node = Node(keys_of(vector))
+        node = Node(keys_of(vector), vector.get("shards", 1))
         node.inbox.received(vector["topic"], bytes.fromhex(vector["frame"]))
         return node
 
@@ -302,6 +303,13 @@ def test_a_node_refuses_a_frame_that_is_wrong(vector: dict[str, Any]) -> None:
     assert node.errors[0].startswith("BadFrameError: ")
     assert vector["error"] in node.errors[0]
     assert not delivered
+
+
+@pytest.mark.parametrize("vector", VECTORS["shards"])
+def test_a_key_belongs_to_the_shard_that_its_vector_says(vector: dict[str, Any]) -> None:
+    shards = importlib.import_module("documented.shards").Shards(vector["shards"])
+    assert shards.topic(vector["topic"], vector["key"]) == vector["on"]
+    assert shards.coarse(vector["on"]) == vector["topic"]
 
 
 def test_the_vectors_have_all_kinds_in_both_serialisations_signed_and_not() -> None:

@@ -54,12 +54,12 @@ class Desk:
         self.told: list[Any] = []
 
     def subscription(self, listener: Callable[[Any], Any], *most: int) -> Any:
-        made = LISTENERS.Subscription("t", listener, limits(*most), self.told.append, self.turns)
+        made = LISTENERS.Subscription("t", ("t",), listener, limits(*most), self.told.append, self.turns)
         made.live = True
         return made
 
     def pulled(self, *most: int) -> Any:
-        made = LISTENERS.PulledSubscription("t", limits(*most), self.told.append, self.turns)
+        made = LISTENERS.PulledSubscription("t", ("t",), limits(*most), self.told.append, self.turns)
         made.live = True
         return made
 
@@ -89,7 +89,7 @@ def test_the_bytes_of_a_frame_are_shared_out_and_rounded_up(size: int, unit: int
 def test_a_listener_gets_only_what_comes_while_it_is_live_and_since_it_listens() -> None:
     async def scene() -> None:
         desk, got = Desk(), list[Any]()
-        one = LISTENERS.Subscription("t", got.append, limits(), desk.told.append, desk.turns)
+        one = LISTENERS.Subscription("t", ("t",), got.append, limits(), desk.told.append, desk.turns)
         assert not one.live
         one.put(batch(["early"]))
         one.live, one.since = True, 5.0
@@ -516,7 +516,7 @@ class Inbox:
         self.receiver.can_ask = True
         for topic in "tu":
             self.receiver.listen(topic, now())
-        sizes = SimpleNamespace(max_message_bytes=1000)
+        sizes = SimpleNamespace(max_message_bytes=1000, shards=1)
         self.node = NODE_INBOX.NodeInbox(sizes, ME, self.receiver, lambda topic: self.ears, self.told.append)
         self.node.repair = SimpleNamespace(topic="CONTROL", take=lambda frame, control: [], changed=lambda: None)
 

@@ -197,28 +197,28 @@ def _(m: Machinery) -> None:
 @defect("cancelling one subscribe cancels another one", "L7/subscribe_that_is_cancelled")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "add")
-    async def add(original: Any, self: Any, subscription: Any) -> None:
+    async def add(original: Any, self: Any, subscription: Any, *key: Any) -> None:
         try:
-            await original(self, subscription)
+            await original(self, subscription, *key)
         except asyncio.CancelledError:
-            state = self._topics[subscription.topic]
-            if subscription in state.subscriptions:
-                self._take_away(state, subscription)
+            if subscription in self.of(subscription.topic):
+                self._take_away(subscription)
             raise
 
 
 @defect("a cancelled subscription leaves its listener", "L7/cancelling_an_operation")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "add")
-    async def add(original: Any, self: Any, subscription: Any) -> None:
-        await asyncio.shield(original(self, subscription))
+    async def add(original: Any, self: Any, *args: Any) -> None:
+        await asyncio.shield(original(self, *args))
 
 
 @defect("cancelling unsubscribe cuts it short", "L7/cancelling_an_operation")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "_through")
-    async def through(original: Any, self: Any, work: Any) -> Any:
-        return await work
+    async def through(original: Any, self: Any, *works: Any) -> None:
+        for work in works:
+            await work
 
 
 @defect("the name is empty", "L8")

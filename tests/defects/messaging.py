@@ -29,8 +29,8 @@ def _(m: Machinery) -> None:
 @defect("messages() returns before it is live", "M12/pulled")
 def _(m: Machinery) -> None:
     @asynccontextmanager
-    async def messages(original: Any, self: Any, topic: str) -> Any:
-        pulled = self._node.subscriptions.pulled(topic)
+    async def messages(original: Any, self: Any, topic: str, key: str | None = None) -> Any:
+        pulled = self._node.subscriptions.pulled(topic, key)
         adding = asyncio.ensure_future(self._node.subscriptions.add(pulled))
         yield pulled
         await adding
@@ -78,10 +78,10 @@ def _(m: Machinery) -> None:
 @defect("a subscribe that timed out is left at the broker", "M4/timed_out")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "add")
-    async def add(original: Any, self: Any, subscription: Any) -> None:
+    async def add(original: Any, self: Any, *args: Any) -> None:
         release, self._release = self._release, lambda _: asyncio.sleep(0)
         try:
-            await original(self, subscription)
+            await original(self, *args)
         except m.errors.SubscribeUnconfirmedError:
             raise
         finally:
@@ -113,9 +113,30 @@ def _(m: Machinery) -> None:
 @defect("a second listener gets what was sent before", "M3/on_its_way")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "_bring")
-    async def bring(original: Any, self: Any, state: Any, subscription: Any) -> None:
+    async def bring(original: Any, self: Any, states: Any, subscription: Any) -> None:
         subscription.live = True
-        await original(self, state, subscription)
+        await original(self, states, subscription)
+
+
+@defect("a key subscribes to all shards", "M4/its_shard_alone")
+def _(m: Machinery) -> None:
+    instead(m.shards.Shards, "topics")(lambda original, self, topic, key: original(self, topic, None))
+
+
+@defect("the keys of messages are not told apart by all nodes alike", "M7/one_key M1/one_key")
+def _(m: Machinery) -> None:
+    @instead(m.shards.Shards, "topic")
+    def topic(original: Any, self: Any, topic: str, key: str | None) -> str:
+        return original(self, topic, key and f"{key}{id(self)}")  # type: ignore[no-any-return]
+
+
+@defect("a listener with two keys of a shard leaves with the first", "M5/two_keys")
+def _(m: Machinery) -> None:
+    @instead(m.subscriptions.Subscriptions, "unsubscribe")
+    async def unsubscribe(original: Any, self: Any, topic: str, listener: Any, key: str | None) -> None:
+        if found := self._find(self._shards.topics(topic, key), listener):
+            found.keys.intersection_update({key})
+        await original(self, topic, listener, key)
 
 
 @defect("every private topic is the same", "M8")

@@ -33,9 +33,20 @@ def _(m: Machinery) -> None:
 @defect("a refused subscription leaves its listener", "E3/refused_subscription")
 def _(m: Machinery) -> None:
     @instead(m.subscriptions.Subscriptions, "_take_away")
-    def take_away(original: Any, self: Any, state: Any, subscription: Any) -> None:
-        if not state.coming:
-            original(self, state, subscription)
+    def take_away(original: Any, self: Any, subscription: Any) -> Any:
+        return [] if subscription in self._coming else original(self, subscription)
+
+
+@defect("a refused shard leaves the others subscribed", "M4/refused_shard")
+def _(m: Machinery) -> None:
+    @instead(m.subscriptions.Subscriptions, "_take_away")
+    def take_away(original: Any, self: Any, subscription: Any) -> Any:
+        return original(self, subscription)[: 1 if subscription in self._coming else None]
+
+
+@defect("other numbers of shards are not told", "E2/other_shards")
+def _(m: Machinery) -> None:
+    nothing(m.node_inbox.NodeInbox, "_compare_shards")
 
 
 @defect("a refusal when restoring undoes the connection", "E3/when_restoring")

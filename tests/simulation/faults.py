@@ -3,20 +3,23 @@
 import random
 from typing import Any
 
-from .plan import Plan, Shape, Step
+from .plan import Plan, Shape, Step, lanes_of, topic_of
 
 LONG = 700.0
 """Seconds of silence in a long run: more than the ten minutes after which a sender forgets a topic."""
 
+KEYS: tuple[str | None, ...] = (None, *"abcdefgh")
+
 
 def draw(seed: int, kind: str) -> Plan:
     """Draw the plan of a run; `kind` is `loses` or `keeps`."""
-    return _Drawing(random.Random(f"{kind}/{seed}/plan"), kind).plan(seed)
+    return _Drawing(random.Random(f"{kind}/{seed}/plan"), random.Random(f"{kind}/{seed}/keys"), kind).plan(seed)
 
 
 class _Drawing:
-    def __init__(self, chance: random.Random, kind: str) -> None:
+    def __init__(self, chance: random.Random, keys: random.Random, kind: str) -> None:
         self.r = chance
+        self.k = keys
         self.kind = kind
         self.steps: list[Step] = []
         self.faults: list[str] = []
@@ -49,6 +52,7 @@ class _Drawing:
             control=r.random() >= 0.04,
             last_words=r.random() < 0.5,
             watches_quiet=r.random() < 0.25,
+            shards=self.k.choices((1, 2, 3, 8), (5, 2, 2, 1))[0],
             size=size,
         )
         for number in range(shape.nodes):
@@ -84,6 +88,14 @@ class _Drawing:
     def topic(self) -> str:
         return self.r.choice(self.shape.topics)
 
+    def lane(self) -> str:
+        """Return a topic of the broker."""
+        topic = self.topic()
+        return self.k.choice((topic, *lanes_of(topic, None, self.shape.shards)))
+
+    def key(self) -> str | None:
+        return self.k.choice(KEYS)
+
     def span(self, longest: float) -> float:
         """Return how long something lasts: short ones are the most frequent."""
         return self.r.uniform(0.05, 1) ** 2 * longest
@@ -99,6 +111,7 @@ class _Drawing:
             serialization=r.choice(("json", "msgpack")),
             twin=twin,
             how=r.choice(("connect", "connect", "start", "function")),
+            shards=self.k.choice((1, 2, 3, 8)) if self.k.random() < 0.02 else self.shape.shards,
         )
         for topic in self.shape.topics:
             if r.random() < 0.85:
@@ -109,7 +122,8 @@ class _Drawing:
         name = f"{node}.{len(self.ears)}"
         kind = r.choices(("plain", "async", "slow", "raises", "pulled", "answers"), (8, 3, 2, 1, 2, 1))[0]
         self.ears.append((at, name, node, topic))
-        self.step(at, "listen", node=node, topic=topic, ear=name, kind=kind, cancel=cancel)
+        key = self.key() if self.k.random() < 0.3 else None
+        self.step(at, "listen", node=node, topic=topic, ear=name, kind=kind, cancel=cancel, key=key)
         return name
 
     def talk(self) -> None:
@@ -131,11 +145,18 @@ class _Drawing:
             gap=r.choice((0, 0, 0.003, 0.03, 0.3)) / many,
             size=r.choice((0, 0, 50, 500, 5000)),
             how=r.choice(("task", "await", "nowait", "cancel")),
+            keys=self.keys(),
         )
 
     def stream(self, at: float, topic: str) -> None:
         """One node says much on a topic, while something happens there."""
-        self.step(at, "say", node=self.node(at), topic=topic, count=60, gap=0.003, size=50, how="nowait")
+        self.step(
+            at, "say", node=self.node(at), topic=topic, count=60, gap=0.003, size=50, how="nowait", keys=self.keys()
+        )
+
+    def keys(self) -> tuple[str | None, ...]:
+        """Return the keys that messages have in turn."""
+        return (None,) if self.k.random() < 0.4 else tuple(self.key() for _ in range(self.k.choice((1, 2, 5))))
 
     def long_silence(self, end: float) -> None:
         """Nobody speaks for more than ten minutes, some are away meanwhile, and then they speak again."""
@@ -198,23 +219,23 @@ class _Drawing:
             "refuse",
             request="publish",
             node=self.anyone(),
-            topic=self.topic(),
+            topic=self.lane(),
             how=self.r.choice(("refused", "error before", "error after")),
             span=self.span(3),
         )
 
     def fault_refused_subscribe(self, at: float) -> None:
-        topic, node = self.topic(), self.node(at)
+        lane, node = self.lane(), self.node(at)
         self.step(
             at,
             "refuse",
             request="subscribe",
             node=node,
-            topic=topic,
+            topic=lane,
             how=self.r.choice(("refused", "error")),
             span=self.span(2),
         )
-        self.listen(at + 0.01, node, topic)
+        self.listen(at + 0.01, node, topic_of(lane))
 
     def fault_restart(self, at: float) -> None:
         self.step(at, "restart", span=self.span(4), apart=self.span(3))
@@ -240,7 +261,7 @@ class _Drawing:
             at,
             "frames",
             node=self.anyone(),
-            topic=r.choice((None, self.topic())),
+            topic=r.choice((None, self.lane())),
             drop=drop,
             double=double,
             delay=delay,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .model import Ear
+from .plan import lanes_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -24,6 +25,7 @@ class Listening:
         self.world = world
         self.name = name
         self.connector: Any
+        self.shards: int
         self.patient = True
         """Whether slow listeners are slow; not any more after the healing."""
         self.ears: dict[str, Ear] = {}
@@ -34,24 +36,24 @@ class Listening:
         """Whether the node takes part."""
         raise NotImplementedError
 
-    def say_nowait(self, topic: str, size: int, index: int) -> None:
+    def say_nowait(self, topic: str, key: str | None, size: int, index: int) -> None:
         """Publish one message."""
         raise NotImplementedError
 
-    async def listen(self, topic: str, name: str, kind: str, cancel: float) -> None:
+    async def listen(self, topic: str, name: str, kind: str, cancel: float, key: str | None) -> None:
         """Subscribe a new listener; the caller may be cancelled after `cancel` seconds."""
         loop = self.world.loop
-        ear = Ear(name, self.name, topic, loop.time())
+        ear = Ear(name, self.name, topic, key, lanes_of(topic, key, self.shards), loop.time())
         self.ears[name] = ear
         self.world.model.ears.append(ear)
-        self.world.model.note("subscribes", name, topic, kind)
+        self.world.model.note("subscribes", name, topic, kind, key)
         if kind == "pulled":
             self._listeners[name] = self.world.start(self._pull(ear))
             return
         self._listeners[name] = listener = self._listener(ear, kind)
         try:
             async with asyncio.timeout(cancel or None):
-                await self.connector.subscribe(topic, listener)
+                await self.connector.subscribe(topic, listener, key=key)
             if ear.left is None:
                 ear.live = loop.time()
                 self.world.model.note("listens", name)
@@ -61,7 +63,7 @@ class Listening:
 
     async def _pull(self, ear: Ear) -> None:
         try:
-            async with self.connector.messages(ear.topic) as messages:
+            async with self.connector.messages(ear.topic, key=ear.key) as messages:
                 ear.live = self.world.loop.time()
                 self.world.model.note("listens", ear.name)
                 async for message in messages:
@@ -89,7 +91,7 @@ class Listening:
         def answers(message: Any) -> None:
             self._hear(ear, message)
             if message["n"] in (4, 9, 19) and self.patient and self.is_there:
-                self.say_nowait(ear.topic, 0, index=-1)
+                self.say_nowait(ear.topic, ear.key, 0, index=-1)
 
         return {"slow": slow, "async": slow, "raises": raises, "answers": answers}.get(kind, plain)
 
@@ -111,7 +113,7 @@ class Listening:
             return
         try:
             async with asyncio.timeout(cancel or None):
-                await self.connector.unsubscribe(ear.topic, listener)
+                await self.connector.unsubscribe(ear.topic, listener, key=ear.key)
         except Exception as error:
             self._failed("unsubscribe", ear, cancel, error, UNSUBSCRIBE_ERRORS)
         ear.gone = loop.time()
@@ -119,7 +121,8 @@ class Listening:
     def _failed(self, call: str, ear: Ear, cancel: float, error: Exception, expected: tuple[str, ...]) -> None:
         kind = type(error).__name__
         self.world.model.note(f"could not {call}", ear.name, kind)
-        if kind == "SubscribeRefusedError" and (self.name, ear.topic) not in self.world.model.refusals:
+        was_refused = any((self.name, lane) in self.world.model.refusals for lane in ear.lanes)
+        if kind == "SubscribeRefusedError" and not was_refused:
             self.world.model.fault("E1", f"{ear.name}: the broker refused nothing: {error!r}", node=self.name)
         if kind not in expected and not (cancel and kind == "TimeoutError"):
             self.world.model.fault("E1", f"{ear.name}: {call}() raised {error!r}", node=self.name)

@@ -15,7 +15,7 @@ NOTHING = frozenset({"refused", "full", "large", "early"})
 
 @dataclass(slots=True, eq=False)
 class Said:
-    """One message, from the call of `publish` on."""
+    """One message, from the call of `publish` on; `topic` is the broker's, and `index` counts there."""
 
     sender: str
     topic: str
@@ -38,18 +38,21 @@ class Said:
 
 @dataclass(slots=True, eq=False)
 class Ear:
-    """One listener of one node: when it listened, and what it got of each sender."""
+    """One listener of one node: when it listened, and what it got of each sender on each topic of the broker."""
 
     name: str
     node: str
     topic: str
+    key: str | None
+    lanes: tuple[str, ...]
+    """The topics of the broker on which its messages travel."""
     called: float
     live: float | None = None
     left: float | None = None
     gone: float | None = None
     raised: int = 0
-    got: dict[str, dict[int, float]] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
+    got: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict)
+    last: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -81,6 +84,8 @@ class Model:
         self.trace: list[tuple[object, ...]] = []
         self.said: dict[tuple[str, str], list[Said]] = {}
         self.ears: list[Ear] = []
+        self.differing: dict[tuple[str, str], int] = {}
+        """By node and sender: how often the node was told that their shards differ."""
         self.reported: dict[tuple[str, str, str], int] = {}
         self.slow: dict[tuple[str, str], int] = {}
         self.heads: dict[str, bytes] = {}
@@ -155,12 +160,13 @@ class Model:
         self.note("got", ear.name, sender, topic, index)
         said = self.said[sender, topic][index]
         where = {"node": ear.node, "sender": sender, "topic": topic, "index": index}
-        last = ear.last.get(sender, -1)
-        if topic != ear.topic:
-            self.fault("M6", f"{ear.name} listens to {ear.topic} and got {said.mark}", **where)
+        line = sender, topic
+        last = ear.last.get(line, -1)
+        if topic not in ear.lanes:
+            self.fault("M6", f"{ear.name} listens to {ear.lanes} and got {said.mark}", **where)
         if sender == ear.node:
             self.fault("M2", f"{ear.name} got its own node's {said.mark}", **where)
-        if index in ear.got.setdefault(sender, {}):
+        if index in ear.got.setdefault(line, {}):
             self.fault("M1", f"{ear.name} got {said.mark} twice", **where)
         elif index < last:
             self.fault("M7", f"{ear.name} got {said.mark} after number {last}", **where)
@@ -171,18 +177,22 @@ class Model:
             early = ear.called - (said.routed or 0.0)
             text = f"{ear.name} got {said.mark}, which the broker had {early:.3f} s before subscribe was called ({why})"
             self.fault("M3", text, **where)
-        ear.got[sender][index] = now
-        ear.last[sender] = max(last, index)
+        ear.got[line][index] = now
+        ear.last[line] = max(last, index)
 
     def reports(self, node: str, sender_id: str, topic: str, count: int) -> None:
         """Record a `MessagesLostError`."""
-        wanted = bytes.fromhex(sender_id)
-        sender = next((name for name, head in self.heads.items() if wanted in head), sender_id[:8])
+        sender = self.name_of(sender_id)
         self.note("reported", node, sender, topic, count)
         key = node, sender, topic
         self.reported[key] = self.reported.get(key, 0) + count
         if sender not in self.heads or count <= 0:
             self.fault("R4", f"{node} reported {count} lost messages of {sender} on {topic}", node=node, topic=topic)
+
+    def name_of(self, sender_id: str) -> str:
+        """Return the name of the node that has this id in its frames."""
+        wanted = bytes.fromhex(sender_id)
+        return next((name for name, head in self.heads.items() if wanted in head), sender_id[:8])
 
     def slowed(self, node: str, topic: str, count: int) -> None:
         self.note("slow", node, topic, count)
@@ -192,6 +202,6 @@ class Model:
         """Record that the broker refused a subscription: a node that listens already may hear nothing any more."""
         self.note("refused to subscribe", node, topic, how)
         self.refusals.add((node, topic))
-        listens = any((ear.node, ear.topic) == (node, topic) and ear.live and not ear.gone for ear in self.ears)
+        listens = any(ear.node == node and topic in ear.lanes and ear.live and not ear.gone for ear in self.ears)
         if how == "refused" and listens:
             self.exempt.add((node, topic))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .listening import Listening
 from .model import NOTHING, Said
+from .plan import lane_of
 from .subject import SimTransport
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Node(Listening):
     def __init__(self, world: "World", name: str, settings: Any, how: str) -> None:
         super().__init__(world, name)
         self.settings = settings
+        self.shards = settings.shards
         self.how = how
         self.control = getattr(settings, "control_topic", "CONTROL")
         self.transports: list[SimTransport] = []
@@ -48,6 +50,8 @@ class Node(Listening):
         self.closing = False
         self.arrived = False
         self.open: dict[Said, None] = {}
+        self._places: dict[str, tuple[str, str | None]] = {}
+        """By the topic of the broker: a topic and a key that lead there."""
         self._state = "new"
         self._closed = 0
         self._reports = 0
@@ -81,16 +85,17 @@ class Node(Listening):
                     self.fault("L3", f"connect() failed after {took:.2f} s")
             await asyncio.sleep(0.1)
 
-    async def say(self, topic: str, count: int, gap: float, size: int, how: str) -> None:
+    async def say(self, topic: str, count: int, gap: float, size: int, how: str, keys: tuple[str | None, ...]) -> None:
         """Publish so many messages, one way or the other."""
         for number in range(count):
             if not self.is_there:
                 return
+            key = keys[number % len(keys)]
             if how == "nowait":
-                self.say_nowait(topic, size, number)
+                self.say_nowait(topic, key, size, number)
             else:
-                said = self._open(topic)
-                sending = self.connector.publish(topic, self._message(said, size, number))
+                said = self._open(topic, key)
+                sending = self.connector.publish(topic, self._message(said, size, number), key=key)
                 task = self.world.start(self._send(said, sending))
                 if how == "await":
                     await asyncio.wait((task,))
@@ -100,22 +105,24 @@ class Node(Listening):
             if gap:
                 await asyncio.sleep(gap)
 
-    def say_nowait(self, topic: str, size: int, index: int) -> None:
-        said = self._open(topic)
+    def say_nowait(self, topic: str, key: str | None, size: int, index: int) -> None:
+        said = self._open(topic, key)
         try:
             self.connector.publish_nowait(
-                topic, self._message(said, size, index), lambda error: self._settle(said, error)
+                topic, self._message(said, size, index), lambda error: self._settle(said, error), key=key
             )
         except Exception as error:
             self._settle(said, error)
 
     async def last_words(self) -> None:
         """Say one more thing wherever something was said, so that every gap can be seen."""
-        topics = [topic for sender, topic in self.world.model.said if sender == self.name]
-        await asyncio.gather(*(self.say(topic, 1, 0, 0, "await") for topic in topics))
+        places = [self._places[lane] for sender, lane in self.world.model.said if sender == self.name]
+        await asyncio.gather(*(self.say(topic, 1, 0, 0, "await", (key,)) for topic, key in places))
 
-    def _open(self, topic: str) -> Said:
-        said = self.world.model.say(self.name, topic)
+    def _open(self, topic: str, key: str | None) -> Said:
+        lane = lane_of(topic, key, self.shards)
+        self._places[lane] = topic, key
+        said = self.world.model.say(self.name, lane)
         self.open[said] = None
         return said
 
@@ -166,8 +173,19 @@ class Node(Listening):
             model.reports(self.name, error.node, error.topic, error.count)  # type: ignore[attr-defined]
         elif kind == "SlowListenerError":
             model.slowed(self.name, getattr(error, "topic", ""), error.count)  # type: ignore[attr-defined]
+        elif kind == "ShardsDifferError":
+            self._differs(error)
         elif kind not in EXPECTED:
             self.fault("E1", f"an `error` event: {error!r}")
+
+    def _differs(self, error: Any) -> None:
+        model = self.world.model
+        sender = model.name_of(error.node)
+        model.differing[self.name, sender] = model.differing.get((self.name, sender), 0) + 1
+        other = self.world.nodes.get(sender)
+        is_right = other and (error.mine, error.theirs) == (self.shards, other.shards) and other.shards != self.shards
+        if not is_right or model.differing[self.name, sender] > 1 or "--" in error.topic:
+            self.fault("E2", f"a wrong or second word on the shards of {sender}: {error!r}")
 
     def _on_close(self) -> None:
         self._happens("close")

@@ -2,9 +2,28 @@
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from zlib import crc32
 
 HISTORY = {"ample": 16 * 1024 * 1024, "small": 4_000, "off": 0}
 """Bytes of history, by the name that a shape gives."""
+
+
+def lane_of(topic: str, key: str | None, shards: int) -> str:
+    """Return the topic of the broker for messages of a topic with a key."""
+    shard = 0 if key is None else crc32(key.encode()) % shards
+    return f"{topic}--{shard}" if shard else topic
+
+
+def lanes_of(topic: str, key: str | None, shards: int) -> tuple[str, ...]:
+    """Return the topics of the broker for a listener to a topic, or to a key of it."""
+    if key is not None:
+        return (lane_of(topic, key, shards),)
+    return (topic, *(f"{topic}--{shard}" for shard in range(1, shards)))
+
+
+def topic_of(lane: str) -> str:
+    """Return the topic of which a topic of the broker is a part."""
+    return lane.partition("--")[0]
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Shape:
     control: bool
     last_words: bool
     watches_quiet: bool
+    shards: int
     size: str = "usual"
 
 

@@ -1,7 +1,7 @@
 """The story of a failing seed: its settings, its faults, and what concerns the first breach."""
 
 from .model import Fault, Model
-from .plan import Plan
+from .plan import Plan, topic_of
 
 SHOWN = 40
 """Lines of the trace in a story."""
@@ -23,7 +23,8 @@ def tell(plan: Plan, model: Model, began: float, *, full: bool = False) -> str:
 
 
 def _concerns(values: dict[str, object], fault: Fault) -> bool:
-    if values.get("topic", fault.topic) != fault.topic:
+    topic = values.get("topic")
+    if topic is not None and topic_of(str(topic)) != topic_of(fault.topic):
         return False
     node = values.get("node") or str(values.get("ear", "")).partition(".")[0]
     return node in (fault.node, fault.sender)
@@ -39,5 +40,5 @@ def _is_about(entry: tuple[object, ...], fault: Fault) -> bool:
     if words[0] == "settled":
         return words[1] == f"<{fault.sender}|{fault.topic}|{fault.index}>"
     if words[0] == "reported":
-        return words[1:4] == [fault.node, fault.sender, fault.topic]
+        return words[1:4] == [fault.node, fault.sender, topic_of(fault.topic)]
     return words[0] in ("listens", "subscribes", "unsubscribes") and words[1].startswith(f"{fault.node}.")

@@ -69,6 +69,7 @@ class World:
             alive=alive,
             repairs=self.repairs and not shape.retention,
             tells=shape.control or shape.last_words,
+            last_words=shape.last_words,
         ).judge()
         for name in alive:
             self.nodes[name].check_counters()
@@ -153,7 +154,7 @@ class World:
             if not task.done():
                 self.model.fault("L7", f"a call never returned: {task.get_coro()!r}".split(" at 0x")[0])
 
-    def do_come(self, node: str, serialization: str, twin: str, how: str) -> None:
+    def do_come(self, node: str, serialization: str, twin: str, how: str, shards: int) -> None:
         other = self.nodes.get(twin)
         shape = self.shape
         settings = (
@@ -169,6 +170,7 @@ class World:
                 reconnect_delay_max=shape.reconnect_delay_max,
                 max_pending_messages=shape.max_pending_messages,
                 max_history_bytes=HISTORY[shape.history],
+                shards=shards,
                 **({"cluster_key": "a secret of the cluster"} if shape.cluster_key else {}),
             )
         )
@@ -178,18 +180,20 @@ class World:
             self.rule("refuse_subscribe", node, made.control, NEVER, "refused")
         self.start(made.arrive())
 
-    def do_listen(self, node: str, topic: str, ear: str, kind: str, cancel: float) -> None:
+    def do_listen(self, node: str, topic: str, ear: str, kind: str, cancel: float, key: str | None) -> None:
         if (there := self.nodes.get(node)) and there.is_there:
-            self.start(there.listen(topic, ear, kind, cancel))
+            self.start(there.listen(topic, ear, kind, cancel, key))
 
     def do_leave(self, ear: str, cancel: float) -> None:
         node = self.nodes.get(ear.partition(".")[0])
         if node and node.is_there:
             self.start(node.leave(ear, cancel))
 
-    def do_say(self, node: str, topic: str, count: int, gap: float, size: int, how: str) -> None:
+    def do_say(
+        self, node: str, topic: str, count: int, gap: float, size: int, how: str, keys: tuple[str | None, ...]
+    ) -> None:
         if (there := self.nodes.get(node)) and there.is_there:
-            self.start(there.say(topic, count, gap, size, how))
+            self.start(there.say(topic, count, gap, size, how, keys))
 
     def do_go(self, node: str, cancel: float) -> None:
         if (there := self.nodes.get(node)) and there.is_there:

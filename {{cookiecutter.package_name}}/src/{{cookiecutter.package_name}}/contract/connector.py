@@ -33,6 +33,7 @@ from .receiving import Receiver
 from .repair import Repair
 from .sending import Sender
 from .settings import ConnectorSettings
+from .shards import Shards, key_fault
 from .subscriptions import Subscriptions
 from .topics import text_of, topic_fault
 from .transport import S, Transport
@@ -80,6 +81,9 @@ class Node(Generic[S]):
     ) -> None:
         self.identity = identity
         self.limits = limits
+        self.shards = Shards(limits.shards)
+        self.is_sharded = limits.shards > 1
+        self.control = self.shards.coarse(limits.control_topic)
         self.serialization = serialization.by_name(limits.serialization or default_serialization)
         sender = Sender(
             identity.sender,
@@ -88,6 +92,7 @@ class Node(Generic[S]):
             limits.heartbeat,
             limits.forget_after,
             limits.max_message_bytes,
+            limits.shards,
         )
         patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout + limits.publish_timeout
         self.receiver = Receiver(limits.heartbeat, patience)
@@ -290,10 +295,11 @@ class MessageConnector(Generic[S]):
         self._make_node(self._link, cast(S, limits))
         self._link.start()
 
-    def publish(self, topic: str, message: Any) -> Coroutine[Any, Any, None]:
+    def publish(self, topic: str, message: Any, key: str | None = None) -> Coroutine[Any, Any, None]:
         """Send `message`, any JSON value, to all other nodes that are subscribed to `topic`.
 
-        The message is taken as it is at this call, and keeps its place behind those published before.
+        The message is taken as it is at this call, and keeps its place behind those published before with this key, or
+        like it without one. With `shards` = 1, the key has no effect.
         What is returned, to be awaited, returns when the broker has accepted the message. Cancelling ends the
         waiting, not the sending.
 
@@ -309,20 +315,23 @@ class MessageConnector(Generic[S]):
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            return self._publish_from_outside(topic, message)
+            return self._publish_from_outside(topic, message, key)
         try:
             node = self._node
             if node is None or not self._is_open or loop is not node.identity.loop:
                 node = self._connected()  # which says what is wrong
-            text = self._publishable(node, topic)
+            if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
+                topic = self._place(node, topic, key)
             data = node.serialization.encode(message, node.sender.largest)
             receipt = Receipt(loop=loop)
-            node.outbox.add(text, data, receipt.settle)
+            node.outbox.add(topic, data, receipt.settle)
         except ConnectorError as error:
             return _raise(error)
         return receipt
 
-    def publish_nowait(self, topic: str, message: Any, callback: Callback | None = None) -> None:
+    def publish_nowait(
+        self, topic: str, message: Any, callback: Callback | None = None, key: str | None = None
+    ) -> None:
         """Send like `publish`, without waiting.
 
         Raises at once what is known at once: all that `publish` raises but `PublishError` for what the
@@ -330,12 +339,16 @@ class MessageConnector(Generic[S]):
         error, to the `error` event.
         """
         node = self._connected()
-        text = self._publishable(node, topic)
+        if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
+            topic = self._place(node, topic, key)
         settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
-        node.outbox.add(text, node.serialization.encode(message, node.sender.largest), settle)
+        node.outbox.add(topic, node.serialization.encode(message, node.sender.largest), settle)
 
-    async def subscribe(self, topic: str, listener: Listener) -> None:
+    async def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
+
+        With a key, the listener gets the messages of the shard of that key: those with this key, and with others. A
+        listener with several keys of one shard gets each message once. With and without a key, it is two listeners.
 
         Returns when that is so; during an outage, when the connection is back. A listener that is
         subscribed to the topic already is not added again. When it raises, and when it is cancelled, the listener is
@@ -347,14 +360,14 @@ class MessageConnector(Generic[S]):
             NotReadyError, ClosedError, RuntimeError: as for `publish`.
         """
         node = self._connected()
-        text = self._subscribable(topic)
+        text = self._subscribable(topic, key)
         if not callable(listener):
             raise SubscribeRefusedError(f"listener = {shown(listener)}: must be callable with one message.", topic=text)
-        await node.subscriptions.subscribe(text, listener)
+        await node.subscriptions.subscribe(text, listener, key)
 
     @asynccontextmanager
-    async def messages(self, topic: str) -> AsyncIterator[AsyncIterator[Any]]:
-        """Subscribe to `topic` for the time of a block, and get its messages by `async for`.
+    async def messages(self, topic: str, key: str | None = None) -> AsyncIterator[AsyncIterator[Any]]:
+        """Subscribe to `topic`, or to the shard of a key, for the time of a block, and get messages by `async for`.
 
         The subscription is live when the block is entered. What waits is bounded as for a listener. The
         iteration ends with the block, and after `close()` when what had arrived was handed out.
@@ -362,27 +375,29 @@ class MessageConnector(Generic[S]):
         Raises what `subscribe` and `unsubscribe` raise.
         """
         node = self._connected()
-        pulled = node.subscriptions.pulled(self._subscribable(topic))
+        pulled = node.subscriptions.pulled(self._subscribable(topic, key), key)
         await node.subscriptions.add(pulled)
         try:
             yield pulled
         finally:
             await node.subscriptions.remove(pulled)
 
-    async def unsubscribe(self, topic: str, listener: Listener) -> None:
+    async def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Call `listener` no more for messages on `topic`, from now on.
+
+        With a key, that is so once it was called for each key of the shard for which the listener was subscribed.
 
         Returns when the broker, if this was the topic's last listener, has been told. When cancelled, the listener is
         unsubscribed all the same.
 
         Raises:
-            UnsubscribeError: the listener is not subscribed, or the broker objects.
+            UnsubscribeError: the listener is not subscribed with this key, or the broker objects.
             NotReadyError, ClosedError, RuntimeError: as for `publish`.
         """
         node = self._connected()
-        if fault := topic_fault(topic):
+        if fault := topic_fault(topic) or key_fault(key):
             raise UnsubscribeError(f"{fault}.")
-        await node.subscriptions.unsubscribe(text_of(topic), listener)
+        await node.subscriptions.unsubscribe(text_of(topic), listener, key)
 
     async def close(self) -> None:
         """Send what waits to be sent, let listeners finish, and release everything, for good.
@@ -538,7 +553,7 @@ class MessageConnector(Generic[S]):
 
     # Checks.
 
-    def _publish_from_outside(self, topic: str, message: Any) -> Coroutine[Any, Any, None]:
+    def _publish_from_outside(self, topic: str, message: Any, key: str | None) -> Coroutine[Any, Any, None]:
         """Take a message where no event loop runs, for one that is handed to `run_coroutine_threadsafe`."""
         node = self._node
         if node is None:
@@ -547,32 +562,36 @@ class MessageConnector(Generic[S]):
             data = node.serialization.encode(message, node.sender.largest)
         except ConnectorError as error:
             return _raise(error)
-        return self._publish_data(topic, data)
+        return self._publish_data(topic, data, key)
 
-    async def _publish_data(self, topic: str, data: bytes) -> None:
+    async def _publish_data(self, topic: str, data: bytes, key: str | None) -> None:
         node = self._connected()
-        text = self._publishable(node, topic)
         receipt = Receipt(loop=node.identity.loop)
-        node.outbox.add(text, data, receipt.settle)
+        node.outbox.add(self._place(node, topic, key), data, receipt.settle)
         await receipt
 
-    def _publishable(self, node: Node[S], topic: str) -> str:
-        if type(topic) is str and topic in node.sender.lanes:  # it was found fit before
-            return topic
-        if fault := self._fault(topic):
-            raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
-        return topic if type(topic) is str else text_of(topic)
+    def _place(self, node: Node[S], topic: str, key: str | None) -> str:
+        """Return the broker's topic for a message.
 
-    def _subscribable(self, topic: str) -> str:
-        if fault := self._fault(topic):
+        Nobody asks that for a topic without shards on which the node has published before.
+        """
+        if fault := self._fault(topic) or key_fault(key):
+            raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
+        return node.shards.topic(text_of(topic), key)
+
+    def _subscribable(self, topic: str, key: str | None) -> str:
+        if fault := self._fault(topic) or key_fault(key):
             raise SubscribeRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")
         return text_of(topic)
 
     def _fault(self, topic: str) -> str | None:
         if fault := topic_fault(topic):
             return fault
-        if self._node and topic == self._node.repair.topic:
+        node = self._node
+        if node and topic == node.control:
             return f"topic = {topic!r}: is the cluster's own (control_topic)"
+        if node and node.is_sharded and node.shards.is_reserved(topic):
+            return f"topic = {topic!r}: is the name of a shard of a topic (shards = {node.shards.number})"
         return None
 
     def _check_open(self) -> None:

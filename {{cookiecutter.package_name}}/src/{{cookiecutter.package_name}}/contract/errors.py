@@ -106,6 +106,20 @@ class SlowListenerError(ConnectorError):
         self.count = count
 
 
+class ShardsDifferError(ConnectorError):
+    """The sender `node` (its id in frames, in hex) has another number of shards, `theirs`, than this node, `mine`.
+
+    So messages with a key may not arrive. It was seen on `topic`, and is told once for each sender.
+    """
+
+    def __init__(self, text: str = "", *, topic: str = "", node: str = "", mine: int = 1, theirs: int = 1) -> None:
+        super().__init__(text)
+        self.topic = topic
+        self.node = node
+        self.mine = mine
+        self.theirs = theirs
+
+
 class MessagesLostError(ConnectorError):
     """`count` messages of the sender `node` (its id in frames, in hex) on `topic` are lost."""
 

@@ -97,15 +97,26 @@ class Turns:
 
 
 class Pending:
-    """The messages of `topic` that wait for one listener.
+    """The messages of `topic` that wait for one listener; the broker delivers them on `topics`.
 
     Beyond `max_pending_messages` or `max_pending_bytes` the oldest are dropped, and a `SlowListenerError` counts them.
     No message is taken until `live` is set, and none that was published before `since`, in the event loop's time.
     """
 
-    def __init__(self, topic: str, listener: object, settings: ConnectorSettings, report: Report, turns: Turns) -> None:
+    def __init__(
+        self,
+        topic: str,
+        topics: tuple[str, ...],
+        listener: object,
+        settings: ConnectorSettings,
+        report: Report,
+        turns: Turns,
+    ) -> None:
         self.topic = topic
+        self.topics = topics
         self.listener = listener
+        self.keys: set[str | None] = set()
+        """The keys for which the listener was subscribed; None stands for all."""
         self.live = False
         self.since = -inf
         self._most = settings.max_pending_messages
@@ -254,9 +265,15 @@ class Subscription(Pending):
     listener: Listener
 
     def __init__(
-        self, topic: str, listener: Listener, settings: ConnectorSettings, report: Report, turns: Turns
+        self,
+        topic: str,
+        topics: tuple[str, ...],
+        listener: Listener,
+        settings: ConnectorSettings,
+        report: Report,
+        turns: Turns,
     ) -> None:
-        super().__init__(topic, listener, settings, report, turns)
+        super().__init__(topic, topics, listener, settings, report, turns)
         self._worker: asyncio.Task[None] | None = None
         self._running: object = None
         self._is_cut = False
@@ -350,8 +367,10 @@ class PulledSubscription(Pending):
     Several tasks may iterate at the same time: each message goes to one of them. Cancelling loses no message.
     """
 
-    def __init__(self, topic: str, settings: ConnectorSettings, report: Report, turns: Turns) -> None:
-        super().__init__(topic, self, settings, report, turns)
+    def __init__(
+        self, topic: str, topics: tuple[str, ...], settings: ConnectorSettings, report: Report, turns: Turns
+    ) -> None:
+        super().__init__(topic, topics, self, settings, report, turns)
         self._arrived = asyncio.Event()
         self._is_over = False
 

@@ -5,14 +5,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import serialization, wire
-from .errors import BadFrameError, MessagesLostError
+from .errors import BadFrameError, MessagesLostError, ShardsDifferError
 from .floods import Flood, Report
 from .listeners import Batch, Pending
 from .receiving import Bogus, Delivery, Effect, Loss, Receiver
 from .repair import Repair
 from .sending import JOINED_BYTES, JOINED_MESSAGES
 from .settings import ConnectorSettings
+from .shards import Shards
 from .wire import Frame, Signer
+
+DIFFERING = 1024
+"""Of how many senders with another number of shards a node tells."""
 
 
 class NodeInbox:
@@ -32,6 +36,8 @@ class NodeInbox:
         self._report = report
         self._largest = max(settings.max_message_bytes, JOINED_BYTES) + wire.overhead(JOINED_MESSAGES)
         self._time = asyncio.get_running_loop().time
+        self._shards = Shards(settings.shards)
+        self._differing: set[bytes] = set()
         self._floods: dict[str, Flood] = {}
         self._faults: dict[str, str] = {}
         self._decoded: tuple[Frame, list[Any]] | None = None
@@ -60,9 +66,7 @@ class NodeInbox:
             else:
                 effects = self._take_messages(topic, frame, subscriptions)
         except Exception as error:
-            self._bad(
-                topic, f"A payload of {len(payload)} bytes on topic {topic!r} is no frame of a connector: {error}"
-            )
+            self._bad(f"A payload of {len(payload)} bytes", topic, f"is no frame of a connector: {error}")
             return
         if effects or self._receiver.has_changed:
             self.handle(effects)
@@ -83,6 +87,7 @@ class NodeInbox:
     def forget(self, topic: str) -> None:
         """Take no more messages on a topic, and count anew when somebody listens to it again."""
         self._receiver.forget(topic)
+        topic = self._shards.coarse(topic)
         if flood := self._floods.pop(topic, None):
             flood.flush()
             del self._faults[topic]
@@ -98,6 +103,7 @@ class NodeInbox:
         now = self._time()
         if frame.kind == wire.CONTROL:
             control = wire.unpack_control(frame)
+            self._compare_shards(topic, frame)
             if is_control:
                 if any(question.topic == topic for question in control.questions):
                     raise ValueError("it asks for messages on the cluster's own topic, which takes none")
@@ -115,9 +121,9 @@ class NodeInbox:
             return ()
         if len(frame.body) > self._largest:
             self._bad(
+                f"A frame of {len(frame.body)} bytes",
                 topic,
-                f"A frame of {len(frame.body)} bytes on topic {topic!r} is larger than this node takes "
-                f"({self._largest} bytes, by max_message_bytes)",
+                f"is larger than this node takes ({self._largest} bytes, by max_message_bytes)",
             )
         else:
             codec = serialization.by_code(frame.serialization)
@@ -131,6 +137,7 @@ class NodeInbox:
                     subscription.put(batch)
                 return ()
             self._decoded = frame, messages
+            self._compare_shards(topic, frame)
         return self._receiver.take(topic, frame, self._time())
 
     def _deliver(self, delivery: Delivery) -> None:
@@ -162,30 +169,47 @@ class NodeInbox:
 
     def _missed(self, loss: Loss) -> None:
         self.lost += loss.count
+        topic = self._shards.coarse(loss.topic)
         self._report(
             MessagesLostError(
-                f"{loss.count} messages of sender {loss.sender.hex()} on topic {loss.topic!r} were lost, and are not "
+                f"{loss.count} messages of sender {loss.sender.hex()} on topic {topic!r} were lost, and are not "
                 "available any more. Their sender is gone, gave them up after its publish_timeout, or no longer keeps them "
                 "(its max_history_bytes); or they are larger than this node takes (max_message_bytes); or one of the two "
                 "may not use the control topic. Fetch the state of that topic anew if it matters.",
-                topic=loss.topic,
+                topic=topic,
                 node=loss.sender.hex(),
                 count=loss.count,
             )
         )
 
-    def _reject(self, bogus: Bogus) -> None:
-        self._bad(
-            bogus.topic,
-            f"A frame on topic {bogus.topic!r} had numbers that its sender says it has not given: it is forged",
+    def _compare_shards(self, topic: str, frame: Frame) -> None:
+        """Report a sender with another number of shards, once."""
+        if frame.shards == self._shards.number or frame.sender in self._differing or len(self._differing) >= DIFFERING:
+            return
+        self._differing.add(frame.sender)
+        topic = self._shards.coarse(topic)
+        self._report(
+            ShardsDifferError(
+                f"Sender {frame.sender.hex()} has shards = {frame.shards}, and this node {self._shards.number}, as was "
+                f"seen on topic {topic!r}. Messages with a key may not arrive, and nobody asks for them. Set shards to "
+                "the same value at all nodes of the cluster.",
+                topic=topic,
+                node=frame.sender.hex(),
+                mine=self._shards.number,
+                theirs=frame.shards,
+            )
         )
 
-    def _bad(self, topic: str, text: str) -> None:
+    def _reject(self, bogus: Bogus) -> None:
+        self._bad("A frame", bogus.topic, "had numbers that its sender says it has not given: it is forged")
+
+    def _bad(self, what: str, topic: str, fault: str) -> None:
         """Report a payload that no sender of this contract can have sent; a flood of them once a second."""
+        topic = self._shards.coarse(topic)
         flood = self._floods.get(topic)
         if flood is None:
             flood = self._floods[topic] = Flood(self._report, lambda count: self._bad_frame(topic, count))
-        self._faults[topic] = text
+        self._faults[topic] = f"{what} on topic {topic!r} {fault}"
         flood.add(1)
 
     def _bad_frame(self, topic: str, count: int) -> BadFrameError:

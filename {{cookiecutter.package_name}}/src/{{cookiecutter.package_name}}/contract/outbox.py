@@ -17,6 +17,7 @@ from .errors import (
 from .link import Link
 from .sending import ACCEPTED, MESSAGE_COST, Lane, Outcome, Sender, Verdict
 from .settings import ConnectorSettings
+from .shards import Shards
 from .transport import S
 
 Settle = Callable[[ConnectorError | None], object]
@@ -43,6 +44,7 @@ class Outbox(Generic[S]):
         self._loop = asyncio.get_running_loop()
         self._time = self._loop.time
         self._timeout = settings.publish_timeout
+        self._shards = Shards(settings.shards)
         self._connection: Connection[S] | None = None
         self._calls: dict[Lane, Call | None] = {}
         self._resting: dict[Lane, asyncio.Handle] = {}
@@ -207,7 +209,7 @@ class Outbox(Generic[S]):
             self._set_alarm(min(max(self._sender.next_due, now), now + self._timeout / LOOKS if self.pending else inf))
 
     def _error(self, outcome: Outcome, size: int) -> ConnectorError:
-        where, topic = self._link.where, outcome.topic
+        where, topic = self._link.where, self._shards.coarse(outcome.topic)
         if outcome.verdict is Verdict.REFUSED:
             kind: Any = type(outcome.why)
             text = (

@@ -19,6 +19,7 @@ from .outbox import Outbox
 from .receiving import Effect, Receiver
 from .sending import AT_A_TIME, Lane, Sender
 from .settings import ConnectorSettings
+from .shards import Shards
 from .transport import S
 from .wire import ANSWERS, Control, Count, Frame, Question, overhead
 
@@ -67,6 +68,7 @@ class Repair(Generic[S]):
         behind: Callable[[str], int],
     ) -> None:
         self._settings = settings
+        self._shards = Shards(settings.shards)
         self._sender = sender
         self._receiver = receiver
         self._handle = handle
@@ -193,7 +195,9 @@ class Repair(Generic[S]):
             self._counts.update({lane.topic: self._sender.count(lane, now) for lane in lanes})
             self._say()
             return
-        for lane in lanes:
+        # Nodes with fewer shards hear only the first ones, and shall hear there that they are fewer.
+        for topic in dict.fromkeys(name for lane in lanes for name in (lane.topic, self._shards.coarse(lane.topic))):
+            lane = self._sender.lane(topic, self._loop.time())
             lane.owes_count = True
             self.outbox.start(lane)
 

@@ -192,11 +192,13 @@ class Sender:
         heartbeat: float,
         forget_after: float,
         max_message_bytes: int,
+        shards: int = 1,
     ) -> None:
         self.id = sender
         self.signer = Signer()
         self.answers = False
         """Whether the node answers questions on the control topic."""
+        self._shards_flag = wire.shards_flag(shards)
         self._serialization = serialization
         self._history = History(history)
         self._heartbeat = heartbeat
@@ -392,14 +394,19 @@ class Sender:
             if lane.stage < len(TELLINGS) and lane.reached > lane.base:
                 yield self.count(lane, now)
 
+    def lane(self, topic: str, now: float) -> Lane:
+        """Return the lane of a topic on which the node has something to say besides messages."""
+        lane = self.lanes.get(topic) or self._lane(topic, now)
+        self._reschedule(lane, now)
+        return lane
+
     def asked(self, question: Question, now: float) -> Lane:
         """Have a question answered; return the lane on which that will be."""
-        lane = self.lanes.get(question.topic) or self._lane(question.topic, now)
+        lane = self.lane(question.topic, now)
         start = min(max(question.first, lane.base), lane.reached)
         if question.age is not None:
             start = max(start, lane.owed_since(now - question.age / 1_000_000))
         kept = next((kept.number for kept in self._kept(lane, start)), lane.reached)
-        self._reschedule(lane, now)
         lane.replies = [*(lane.replies or ())[-REPLIES:], Reply(question.id, start, max(start, kept))]
         if start < lane.reached and (lane.repair_at is None or start < lane.repair_at):
             lane.repair_at = start
@@ -444,13 +451,13 @@ class Sender:
 
     def pack_control(self, topic: str, control: Control) -> bytes:
         """Return a control frame that is to travel on `topic`."""
-        flags = self.signer.flag | (wire.ANSWERS if self.answers else 0)
+        flags = self._shards_flag | self.signer.flag | (wire.ANSWERS if self.answers else 0)
         body = wire.pack_body(control)
         return self.signer.sign(topic, wire.pack(0, wire.CONTROL, self.id, 0, 0, 0, flags, body))
 
     def _pack(self, kind: int, lane: Lane, number: int, count: int, body: bytes) -> bytes:
         signer = self.signer
-        flags = signer.flag | (wire.ANSWERS if self.answers else 0)
+        flags = self._shards_flag | signer.flag | (wire.ANSWERS if self.answers else 0)
         payload = wire.pack(self._serialization.code, kind, self.id, number, lane.base, count, flags, body)
         return signer.sign(lane.topic, payload) if signer.flag else payload
 

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from . import secrets
 from .addresses import Address, Target, parse
+from .wire import MOST_SHARDS
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0)]
@@ -86,6 +87,11 @@ class ConnectorSettings(BaseSettings):
         default="CONTROL",
         min_length=1,
         description="The topic on which the nodes ask for what they missed; the same for all nodes of a cluster.",
+    )
+    shards: Annotated[int, Field(ge=1, le=MOST_SHARDS)] = Field(
+        default=1,
+        description="Over how many topics of the broker each topic is spread, by the keys of its messages; the same for "
+        "all nodes of a cluster.",
     )
     cluster_key: Annotated[tuple[SecretStr, ...] | None, NoDecode] = Field(
         default=None,

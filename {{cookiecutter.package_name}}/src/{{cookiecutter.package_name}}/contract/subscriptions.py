@@ -1,9 +1,9 @@
 """The topics to which this node listens: the broker's side is made to agree with the listeners'."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from . import tasks
 from .connection import Connection, Lost
@@ -17,25 +17,25 @@ from .events import shown
 from .floods import Report
 from .link import Link
 from .listeners import Listener, Pending, PulledSubscription, Subscription, Turns
+from .shards import Shards
 from .transport import S
-
-T = TypeVar("T")
 
 SIDE_BY_SIDE = 250
 """The number of topics that are restored, or of listeners that are ended, at a time."""
 
 
 class Coming:
-    """A listener that is being added, by as many `callers` as wait for it."""
+    """A listener that is being added, by the `callers` that wait for it, with their keys."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
-        self.callers = 0
-        self.has_come = False
+        self.callers: list[str | None] = []
+        self.come: set[str | None] = set()
+        """The keys for which a caller was told that it is there."""
 
 
 class TopicState(Generic[S]):
-    """The listeners of one topic, and the connection on which the broker delivers it.
+    """The listeners of one topic of the broker, and the connection on which the broker delivers it.
 
     `is_sure` is False while the broker has not confirmed the last request, so that it may deliver or not.
     """
@@ -44,7 +44,6 @@ class TopicState(Generic[S]):
         self.topic = topic
         self.called_at = 0.0
         self.subscriptions: list[Pending] = []
-        self.coming: dict[Pending, Coming] = {}
         self.connection: Connection[S] | None = None
         self.is_sure = True
         self._on_begin = on_begin
@@ -104,7 +103,7 @@ class TopicState(Generic[S]):
 
 
 class Subscriptions(Generic[S]):
-    """The topics to which this node listens.
+    """The topics of the broker to which this node listens.
 
     `on_begin(topic)` is called before the broker is asked for a topic to which somebody listens.
     `on_live(topic)` is called when the broker has begun to deliver a topic because of a first listener; `restore`
@@ -132,15 +131,18 @@ class Subscriptions(Generic[S]):
         self._on_left = on_left
         self._settled = settled
         self._turns = Turns()
+        self._shards = Shards(settings.shards)
         self._topics: dict[str, TopicState[S]] = {}
+        self._coming: dict[Pending, Coming] = {}
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._is_closed = False
 
     def __iter__(self) -> Iterator[Pending]:
-        return (each for state in self._topics.values() for each in state.subscriptions)
+        """The listeners, each once."""
+        return iter(dict.fromkeys(each for state in self._topics.values() for each in state.subscriptions))
 
     def of(self, topic: str) -> list[Pending]:
-        """Return the subscriptions to `topic`, also those that are not live yet."""
+        """Return the subscriptions to a topic of the broker, also those that are not live yet."""
         state = self._topics.get(topic)
         return state.subscriptions if state else []
 
@@ -161,27 +163,40 @@ class Subscriptions(Generic[S]):
         """Return the number of messages that wait for the slowest listener of `topic`."""
         return max((each.waiting for each in self.of(topic)), default=0)
 
-    def pulled(self, topic: str) -> PulledSubscription:
+    def pulled(self, topic: str, key: str | None) -> PulledSubscription:
         """Return a listener that is pulled, to be handed to `add` and then to `remove`."""
-        return PulledSubscription(topic, self._settings, self._report, self._turns)
+        topics = self._shards.topics(topic, key)
+        return PulledSubscription(topic, topics, self._settings, self._report, self._turns)
 
-    async def subscribe(self, topic: str, listener: Listener) -> None:
-        """Add a listener that is called; a listener that is there already is not added again. Otherwise like `add`."""
-        await self.add(
-            self._find(topic, listener) or Subscription(topic, listener, self._settings, self._report, self._turns)
-        )
+    async def subscribe(self, topic: str, listener: Listener, key: str | None) -> None:
+        """Add a listener that is called, for the messages of one key or for all.
 
-    async def unsubscribe(self, topic: str, listener: Listener) -> None:
-        """Take a listener away that is called; raise `UnsubscribeError` if it is not there. Otherwise like `remove`."""
-        subscription = self._find(topic, listener)
+        A listener that gets these messages already, for another key of the same shard, is not added again. Otherwise
+        like `add`.
+        """
+        topics = self._shards.topics(topic, key)
+        subscription = self._find(topics, listener)
         if subscription is None:
+            subscription = Subscription(topic, topics, listener, self._settings, self._report, self._turns)
+        await self.add(subscription, key)
+
+    async def unsubscribe(self, topic: str, listener: Listener, key: str | None) -> None:
+        """Take a listener away that is called, unless it was subscribed with another key of the same shard, too.
+
+        Raises `UnsubscribeError` if it is not there with this key. Otherwise like `remove`.
+        """
+        subscription = self._find(self._shards.topics(topic, key), listener)
+        if subscription is None or key not in subscription.keys:
+            with_key = "" if key is None else f" with key {key!r}"
             raise UnsubscribeError(
-                f"The listener {shown(listener)} is not subscribed to topic {topic!r}: "
+                f"The listener {shown(listener)} is not subscribed to topic {topic!r}{with_key}: "
                 "unsubscribe the same object that was subscribed, once."
             )
-        await self.remove(subscription)
+        subscription.keys.remove(key)
+        if not subscription.keys:
+            await self.remove(subscription)
 
-    async def add(self, subscription: Pending) -> None:
+    async def add(self, subscription: Pending, key: str | None = None) -> None:
         """Add a listener; return when it is live. During an outage, wait for the connection, however long.
 
         Raises `SubscribeRefusedError` if the broker refused; `SubscribeUnconfirmedError` if it did not confirm within
@@ -189,32 +204,33 @@ class Subscriptions(Generic[S]):
         the broker, or will be once the broker answers. The same holds if the call is cancelled, unless another call
         waits for the same listener, or has added it.
         """
-        state = self._state(subscription)
-        coming = state.coming.get(subscription)
+        coming = self._coming.get(subscription)
+        if coming is None and not self._is_there(subscription):
+            states = self._put(subscription)
+            coming = self._coming[subscription] = Coming(self._start(self._bring(states, subscription)))
+        subscription.keys.add(key)
         if coming is None:
-            if subscription in state.subscriptions:
-                return
-            subscription.live = state.is_idle
-            state.subscriptions.append(subscription)
-            coming = state.coming[subscription] = Coming(self._start(self._bring(state, subscription)))
-        coming.callers += 1
+            return
+        coming.callers.append(key)
         try:
             await asyncio.wait((coming.task,))
             if not coming.task.cancelled():
                 coming.task.result()
             elif self._is_closed:
                 raise self._closed()
-            coming.has_come = True
+            coming.come.add(key)
         except BaseException:
-            if coming.callers == 1 and not coming.has_come and subscription in state.subscriptions:
-                self._take_away(state, subscription)
-                if not self._is_closed:
-                    self._start(self._release(state))
+            if key not in coming.come and coming.callers.count(key) == 1 and self._is_there(subscription):
+                subscription.keys.discard(key)
+                if not subscription.keys:
+                    for state in self._take_away(subscription):
+                        if not self._is_closed:
+                            self._start(self._release(state))
             raise
         finally:
-            coming.callers -= 1
+            coming.callers.remove(key)
             if not coming.callers:
-                del state.coming[subscription]
+                del self._coming[subscription]
 
     async def remove(self, subscription: Pending) -> None:
         """Take a listener away, at once; return when the broker has been told, if it was the last.
@@ -222,11 +238,9 @@ class Subscriptions(Generic[S]):
         Raises `UnsubscribeError` if the broker objects or does not answer; the listener gets nothing more all the same.
         Cancelling ends the waiting only. A listener that is not there is no error.
         """
-        state = self._topics.get(subscription.topic)
-        if state and subscription in state.subscriptions:
-            self._take_away(state, subscription)
-            if not state.subscriptions:
-                await self._through(self._release(state))
+        if self._is_there(subscription):
+            states = self._take_away(subscription)
+            await self._through(*[self._release(state) for state in states if not state.subscriptions])
 
     async def restore(self, connection: Connection[S]) -> None:
         """Subscribe again to every topic that has a listener already, side by side.
@@ -235,7 +249,8 @@ class Subscriptions(Generic[S]):
         subscribed sees to that itself, once there is a connection: it must not keep the others from theirs.
         """
         within = self._settings.publish_timeout
-        states = [state for state in self._topics.values() if len(state.subscriptions) > len(state.coming)]
+        coming = self._coming
+        states = [state for state in self._topics.values() if any(each not in coming for each in state.subscriptions)]
         for first in range(0, len(states), SIDE_BY_SIDE):
             group = states[first : first + SIDE_BY_SIDE]
             results = await asyncio.gather(
@@ -243,7 +258,7 @@ class Subscriptions(Generic[S]):
             )
             for state, result in zip(group, results, strict=True):
                 if isinstance(result, SubscribeRefusedError):
-                    self._report(self._refusal(state.topic, result))
+                    self._report(self._refusal(self._shards.coarse(state.topic), result))
                 elif isinstance(result, BaseException):
                     raise result
 
@@ -265,7 +280,7 @@ class Subscriptions(Generic[S]):
         await asyncio.gather(*finishing)
         self._topics.clear()
 
-    async def _bring(self, state: TopicState[S], subscription: Pending) -> None:
+    async def _bring(self, states: list[TopicState[S]], subscription: Pending) -> None:
         """Make a subscription live, on this connection or a later one."""
         settings, time = self._settings, asyncio.get_running_loop().time
         connection = None
@@ -275,32 +290,33 @@ class Subscriptions(Generic[S]):
                 deadline = time() + settings.publish_timeout
             try:
                 within = max(deadline - time(), settings.reconnect_delay_min)
-                await self._through(self._begin(state, connection, within))
+                await self._through(*[self._begin(state, connection, within) for state in states])
                 if not subscription.live:
                     await self._through(connection.call(connection.transport.ping(), settings.heartbeat))
-                    await self._wait_until_settled(state.topic, deadline - time())
+                    await self._wait_until_settled(subscription.topics, deadline - time())
                     subscription.since = time()
                     subscription.live = True
                 return
             except Lost:
                 continue
             except SubscribeRefusedError as refusal:
-                raise self._refusal(state.topic, refusal) from self._link.cause(refusal)
+                raise self._refusal(subscription.topic, refusal) from self._link.cause(refusal)
             except Exception as error:
                 if time() + settings.reconnect_delay_min > deadline:
                     raise SubscribeUnconfirmedError(
-                        f"{self._link.where} did not confirm the subscription to topic {state.topic!r} within "
+                        f"{self._link.where} did not confirm the subscription to topic {subscription.topic!r} within "
                         f"publish_timeout = {settings.publish_timeout:g} s: {self._link.describe(error)}. "
                         "The listener gets nothing; subscribe again when the broker answers.",
-                        topic=state.topic,
+                        topic=subscription.topic,
                     ) from self._link.cause(error)
             await asyncio.sleep(settings.reconnect_delay_min)
 
-    async def _wait_until_settled(self, topic: str, within: float) -> None:
+    async def _wait_until_settled(self, topics: Iterable[str], within: float) -> None:
         """Let the repair of a gap pass; what it brings after `within` seconds is kept off by `since`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
-                await self._settled(topic)
+                for topic in topics:
+                    await self._settled(topic)
 
     async def _begin(self, state: TopicState[S], connection: Connection[S], within: float) -> None:
         if await state.begin(connection, within) and state.subscriptions:
@@ -315,7 +331,7 @@ class Subscriptions(Generic[S]):
         except Exception as error:
             self._start(self._insist(state))
             raise UnsubscribeError(
-                f"{self._link.where} did not end the subscription to topic {state.topic!r}: "
+                f"{self._link.where} did not end the subscription to topic {self._shards.coarse(state.topic)!r}: "
                 f"{self._link.describe(error)}. The listener gets nothing more all the same."
             ) from self._link.cause(error)
         finally:
@@ -334,19 +350,23 @@ class Subscriptions(Generic[S]):
             if connection:
                 connection.lost(
                     ConnectionAbortedError(
-                        f"the broker did not end the subscription to topic {state.topic!r}, to which nobody listens: "
-                        f"{self._link.describe(error)}"
+                        "the broker did not end the subscription to topic "
+                        f"{self._shards.coarse(state.topic)!r}, to which nobody listens: {self._link.describe(error)}"
                     )
                 )
         finally:
             self._tidy(state)
 
-    def _find(self, topic: str, listener: Listener) -> Pending | None:
-        return next((each for each in self.of(topic) if each.listener == listener), None)
+    def _find(self, topics: tuple[str, ...], listener: Listener) -> Pending | None:
+        here = self.of(topics[0])
+        return next((each for each in here if each.topics == topics and each.listener == listener), None)
 
-    def _state(self, subscription: Pending) -> TopicState[S]:
-        """Return the state of the subscription's topic, which begins with the call of its first listener."""
-        topic, now = subscription.topic, asyncio.get_running_loop().time()
+    def _is_there(self, subscription: Pending) -> bool:
+        return subscription in self.of(subscription.topics[0])
+
+    def _state(self, topic: str) -> TopicState[S]:
+        """Return the state of a topic, which begins with the call of its first listener."""
+        now = asyncio.get_running_loop().time()
         state = self._topics.get(topic)
         if state is None:
             state = self._topics[topic] = TopicState(topic, self._on_begin, self._on_left)
@@ -354,19 +374,36 @@ class Subscriptions(Generic[S]):
             state.called_at = now
         return state
 
-    def _take_away(self, state: TopicState[S], subscription: Pending) -> None:
+    def _put(self, subscription: Pending) -> list[TopicState[S]]:
+        """Add a listener to its topics, live if it is the first on all of them; return their states."""
+        states = []
+        subscription.live = True
+        for topic in subscription.topics:
+            state = self._state(topic)
+            subscription.live = subscription.live and state.is_idle
+            state.subscriptions.append(subscription)
+            states.append(state)
+        return states
+
+    def _take_away(self, subscription: Pending) -> list[TopicState[S]]:
+        """Take a listener away at once; return the states of its topics."""
         subscription.stop()
-        state.subscriptions.remove(subscription)
-        if coming := state.coming.get(subscription):
+        if coming := self._coming.get(subscription):
             coming.task.cancel()
-        if not state.subscriptions:
-            self._on_left(state.topic)
+        states = []
+        for topic in subscription.topics:
+            state = self._topics[topic]
+            state.subscriptions.remove(subscription)
+            if not state.subscriptions:
+                self._on_left(topic)
+            states.append(state)
+        return states
 
     def _tidy(self, state: TopicState[S]) -> None:
         if state.is_idle and self._topics.get(state.topic) is state:
             del self._topics[state.topic]
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = tasks.start(work)
         self._tasks[task] = None
         task.add_done_callback(self._done)
@@ -377,13 +414,16 @@ class Subscriptions(Generic[S]):
         if not task.cancelled():
             task.exception()
 
-    async def _through(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do `work` to its end, also if the caller is cancelled."""
-        task = self._start(work)
-        await asyncio.wait((task,))
-        if task.cancelled():
-            raise self._closed()
-        return task.result()
+    async def _through(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Do all `works` to their ends, side by side, also if the caller is cancelled; raise the first error at once."""
+        doing = [self._start(work) for work in works]
+        if doing:
+            await asyncio.wait(doing, return_when=asyncio.FIRST_EXCEPTION)
+        for task in doing:
+            if task.cancelled():
+                raise self._closed()
+            if task.done():
+                task.result()
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"The connector to {self._link.where} was closed meanwhile: make a new one.")

@@ -16,6 +16,11 @@ def private_topic(node_name: str) -> str:
     return f"PRIVATE/{node_name}"
 
 
+def is_private(topic: str) -> bool:
+    """Tell whether a topic is some node's private one."""
+    return topic.startswith("PRIVATE/")
+
+
 def text_of(topic: str) -> str:
     """Return the text of a topic that is an instance of a subclass of `str`, such as a member of an enumeration."""
     return str.__str__(topic)

@@ -27,6 +27,10 @@ ANSWERS = 1
 SIGNED = 2
 """Flag: the frame ends in a keyed digest."""
 
+MOST_SHARDS = 32
+_SHARDS = 2
+"""From this bit on, five bits of the flags have the number of shards less one."""
+
 SENDER_BYTES = 16
 DIGEST_BYTES = 16
 
@@ -55,6 +59,11 @@ class Frame(msgspec.Struct, eq=False, frozen=True):
     count: int
     flags: int
     body: bytes
+
+    @property
+    def shards(self) -> int:
+        """Over how many topics of the broker the sender spreads a topic."""
+        return (self.flags >> _SHARDS) % MOST_SHARDS + 1
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True):
@@ -154,6 +163,11 @@ class Signer:
         if self._keys and not any(compare_digest(_digest(key, topic, content), digest) for key in self._keys):
             raise ValueError("its keyed digest is wrong")
         return content
+
+
+def shards_flag(shards: int) -> int:
+    """Return the flags that tell over how many topics of the broker, 1 to 32, a node spreads a topic."""
+    return (shards - 1) << _SHARDS
 
 
 def _digest(key: bytes, topic: str, content: bytes) -> bytes:
