@@ -5,6 +5,7 @@ import gc
 import logging
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -207,6 +208,22 @@ def test_of_several_processes_that_receive_of_a_named_channel_one_gets_each_mess
             for worker in workers:
                 worker.cancel()
             await asyncio.wait(workers)
+
+    play(scene())
+
+
+def test_a_message_to_a_named_channel_reaches_a_process_that_waits_already(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer() as here, bench.layer() as there:
+            marker = await joined(here)
+            await here.send("resize", message(0))
+            assert await numbers(there, "resize", 1) == [0]
+            waiting = asyncio.create_task(there.receive("resize"))
+            await until_awaited(waiting)
+            await there.send(marker, message("it has asked"))
+            assert await numbers(here, marker, 1) == ["it has asked"]
+            await here.send("resize", message(1))
+            assert (await waiting)["number"] == 1
 
     play(scene())
 
@@ -429,27 +446,30 @@ def test_channels_that_nobody_receives_of_any_more_are_forgotten(bench: Bench) -
     play(scene())
 
 
-def test_a_receiver_whose_event_loop_was_closed_harms_nobody(bench: Bench) -> None:
+def test_a_receiver_whose_event_loop_was_closed_is_passed_over(bench: Bench) -> None:
     async def scene() -> None:
         async with bench.layer() as here:
             channel = await joined(here, "a")
+            left = []
 
             def leave_in_the_middle() -> None:
                 loop = asyncio.new_event_loop()
-                receiving = loop.create_task(here.receive(channel))
+                left.append(loop.create_task(here.receive(channel)))
                 loop.run_until_complete(asyncio.sleep(0.1))
-                assert not receiving.done()
+                assert not left[0].done()
                 loop.close()
 
+            await asyncio.to_thread(leave_in_the_middle)
+            receiving = asyncio.create_task(here.receive(channel))
+            await until_awaited(receiving)
+            for number in range(2):
+                await here.group_send("a", message(number))
+            assert (await receiving)["number"] == 0
+            assert await numbers(here, channel, 1) == [1]
             logging.getLogger("asyncio").disabled = True  # it complains of the task
-            try:
-                await asyncio.to_thread(leave_in_the_middle)
-                for number in range(2):
-                    await here.group_send("a", message(number))
-                assert await numbers(here, channel, 2) == [0, 1]
-            finally:
-                gc.collect()
-                logging.getLogger("asyncio").disabled = False
+            left.clear()
+            gc.collect()
+            logging.getLogger("asyncio").disabled = False
 
     play(scene())
 
@@ -555,6 +575,43 @@ def test_a_process_that_was_forked_is_another_node(bench: Bench, tmp_path: Path)
     assert ended.stdout.splitlines() == ["from the parent", "from the child", "for the parent", "0"]
 
 
+def test_a_process_gets_only_the_shards_that_its_channels_need(bench: Bench) -> None:
+    groups = [f"room-{number}" for number in range(40)]
+
+    def shards() -> int:
+        return sum(each.startswith(b"sharded") for each in bench.broker.ask("PUBSUB", "CHANNELS"))
+
+    def wait_for(count: int) -> None:
+        while shards() != count:
+            time.sleep(0.05)
+
+    async def scene() -> None:
+        config = {"topic": "sharded", "shards": 8}
+        async with bench.layer(**config) as here, bench.layer(**config) as there:
+            channel, other = await joined(here), await joined(here, groups[0])
+            await here.group_discard(groups[0], other)
+            await asyncio.to_thread(wait_for, 1)
+            for group in groups:
+                await here.group_add(group, channel)
+            assert shards() == 8
+            for number in range(5):
+                for group in groups:
+                    await there.group_send(group, message([group, number]))
+            got = await numbers(here, channel, 5 * len(groups))
+            for group in groups:
+                assert [number for name, number in got if name == group] == list(range(5))
+            for group in groups:
+                await here.group_discard(group, channel)
+            await asyncio.to_thread(wait_for, 1)
+            await here.send("resize", message("held"))
+            assert await numbers(there, "resize", 1) == ["held"]
+            for group in groups:
+                await there.group_add(group, channel)
+            await asyncio.to_thread(wait_for, 8)
+
+    play(scene())
+
+
 # The broker goes, or was never there.
 
 
@@ -588,7 +645,7 @@ def test_in_an_outage_senders_do_not_wait_and_consumers_of_the_process_go_on(
             assert await numbers(here, own, 101) == ["before", *range(100)]
             assert await asyncio.to_thread(unsent.came.wait, PATIENCE)
 
-    unsent = Notice("Other processes may miss")
+    unsent = Notice("that others may miss")
     logger = logging.getLogger(packages["redis"].name)
     logger.addHandler(unsent)
     try:

@@ -1,28 +1,26 @@
 """A channel layer for Django Channels: `"BACKEND": "….hosts.channels.ConnectorChannelLayer"` in `CHANNEL_LAYERS`."""
 
 import asyncio
-import logging
 import os
 import secrets
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from .. import BlockingConnector, Settings
-from ..contract import ConnectorError, MessageTooLargeError, OutboxFullError
-from ..contract.floods import Flood
-from .losses import watch
+from ..contract import ClosedError, MessageTooLargeError, OutboxFullError
+from .losses import Unsent, watch
 from .mailboxes import MISSED, Mailboxes
 from .values import pack, unpack
 
 __all__ = ["MISSED", "ConnectorChannelLayer"]
-
-logger = logging.getLogger(__name__)
 
 
 class ConnectorChannelLayer(BaseChannelLayer):
@@ -55,7 +53,9 @@ class ConnectorChannelLayer(BaseChannelLayer):
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self._topic = topic
-        self._connector = BlockingConnector(Settings(**settings))
+        known = Settings(**settings)
+        self._is_sharded = known.shards > 1
+        self._connector = BlockingConnector(known)
         self._begin()
         if hasattr(os, "register_at_fork"):
             begin = weakref.WeakMethod(self._begin)
@@ -64,12 +64,13 @@ class ConnectorChannelLayer(BaseChannelLayer):
     def _begin(self) -> None:
         """Begin as a process does that has not used the layer yet."""
         self._process = secrets.token_hex(8)
-        self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity)
+        self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
         self._lock = threading.Lock()
-        self._listening: Future[None] | None = None
-        self._is_watched = False
-        self._failure: Exception | None = None
-        self._failures = Flood(_warn, self._describe_failures)
+        self._listening: dict[str, Future[None]] = {}
+        """By key: that messages with this key arrive."""
+        self._place: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        """The event loop on which the connector runs, and the connector."""
+        self._unsent = Unsent()
 
     # Channels.
 
@@ -81,7 +82,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """
         channel = f"{prefix}.{self._process}!{secrets.token_hex(8)}"
         self.require_valid_channel_name(channel)
-        await self._listen()
+        await self._listen(_key(channel))
         self._boxes.open(channel)
         return channel
 
@@ -102,12 +103,12 @@ class ConnectorChannelLayer(BaseChannelLayer):
             if owner == self._process:
                 self._boxes.put(channel, content, must_fit=True)
             elif owner:
-                await self._publish("send", channel, content)
+                await self._publish("send", channel, content, _key(channel))
             else:
-                await self._listen()
+                await self._listen(_key(channel))
                 if not self._boxes.put(channel, content, must_fit=True):
                     with suppress(OutboxFullError):  # the next one who receives asks for it all the same
-                        await self._publish("have", channel, None)
+                        await self._publish("have", channel, None, _key(channel))
         except (OverflowError, OutboxFullError) as error:
             raise ChannelFull(str(error)) from error
 
@@ -121,7 +122,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         self.require_valid_channel_name(channel)
         if _owner(channel) not in (None, self._process):
             raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
-        await self._listen()
+        await self._listen(_key(channel))
         return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
 
     # Groups.
@@ -131,10 +132,10 @@ class ConnectorChannelLayer(BaseChannelLayer):
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         if _owner(channel) in (None, self._process):
-            await self._listen()
             self._boxes.join(group, channel)
+            await self._listen(group)
         else:
-            await self._publish("group_add", group, channel)
+            await self._publish("group_add", group, channel, _key(channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
@@ -143,7 +144,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         if _owner(channel) in (None, self._process):
             self._boxes.leave(group, channel)
         else:
-            await self._publish("group_discard", group, channel)
+            await self._publish("group_discard", group, channel, _key(channel))
 
     async def group_send(self, group: str, message: Any) -> None:
         """Send `message` to all channels of a group, in all processes; return when it has its place behind earlier ones.
@@ -154,7 +155,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
             MessageTooLarge, SerializationError, OutboxFullError: the message was not taken.
         """
         self.require_valid_group_name(group)
-        await self._publish("group_send", group, pack(message))
+        await self._publish("group_send", group, pack(message), group)
 
     # Ends.
 
@@ -164,60 +165,89 @@ class ConnectorChannelLayer(BaseChannelLayer):
 
     async def close(self) -> None:
         """Send what waits, and end the connection for good."""
-        self._listening = None
+        with self._lock:  # what comes later finds the connector closed
+            self._place = None
+            self._listening.clear()
         await asyncio.to_thread(self._connector.close)
+        self._unsent.flush()
 
     # The connector.
 
-    async def _listen(self) -> None:
-        """Return when messages of other processes arrive."""
-        with self._lock:
-            listening = self._listening
-            if listening is None or (listening.done() and (listening.cancelled() or listening.exception())):
-                listening = self._listening = self._connector.submit(self._subscribe)
+    async def _listen(self, key: str) -> None:
+        """Return when messages with this key arrive from other processes."""
+        listening = self._begin_to_listen(key)
         if not listening.done():
             await asyncio.shield(asyncio.wrap_future(listening))
 
-    async def _subscribe(self, connector: Any) -> None:
-        if not self._is_watched:
-            self._is_watched = True
-            watch(connector, self._topic, self._boxes.miss)
-        await connector.connect()
-        await connector.subscribe(self._topic, lambda message: self._take(connector, *message))
+    def _begin_to_listen(self, key: str) -> "Future[None]":
+        if not self._is_sharded:
+            key = ""  # one stands for all
+        with self._lock:
+            found = self._listening.get(key)
+            if found is None or (found.done() and (found.cancelled() or found.exception())):
+                found = self._listening[key] = self._connector.submit(partial(self._subscribe, key))
+            return found
 
-    async def _publish(self, kind: str, name: str, content: Any) -> None:
+    async def _subscribe(self, key: str, connector: Any) -> None:
+        await self._settle_in(connector)
+        await connector.connect()
+        await connector.subscribe(self._topic, self._take, key=key)
+
+    async def _settle_in(self, connector: Any) -> None:
+        if self._place is None:
+            self._place = asyncio.get_running_loop(), connector
+            watch(connector, self._topic, self._boxes.miss)
+
+    def _unlisten(self, group: str) -> None:
+        """Get no more messages of a group that has no channels here."""
+
+        async def use(connector: Any) -> None:
+            await connector.unsubscribe(self._topic, self._take, key=group)
+
+        with self._lock, suppress(ClosedError):
+            if self._listening.pop(group, None):
+                self._connector.submit(use)
+
+    async def _publish(self, kind: str, name: str, content: Any, key: str) -> None:
         loop = asyncio.get_running_loop()
         sent: asyncio.Future[None] = loop.create_future()
 
-        async def use(connector: Any) -> None:
+        def publish() -> None:
             try:
-                self._tell(connector, kind, name, content)
+                self._tell(kind, name, content, key)
             except Exception as error:
                 loop.call_soon_threadsafe(_fail, sent, error)
             else:
                 self._boxes.put_group(name if kind == "group_send" else "", content, sent)
 
-        self._connector.submit(use)
+        if self._place is None:
+            await asyncio.wrap_future(self._connector.submit(self._settle_in))
+        self._call(publish)
         try:
             await sent
         except MessageTooLargeError as error:
             raise MessageTooLarge(str(error)) from error
 
-    def _tell(self, connector: Any, kind: str, name: str, content: Any) -> None:
-        connector.publish_nowait(self._topic, [kind, name, content], self._settled)
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called on the connector's event loop; this costs less than `submit`."""
+        with self._lock:
+            if self._place is None:
+                raise ClosedError("The channel layer is closed: make a new one.")
+            self._place[0].call_soon_threadsafe(function, *args)
+
+    def _tell(self, kind: str, name: str, content: Any, key: str) -> None:
+        assert self._place
+        self._place[1].publish_nowait(self._topic, [kind, name, content], self._unsent, key=key)
 
     def _ask(self, channel: str) -> None:
         """Ask for a message of a channel that is of no process."""
         if _owner(channel) is None:
+            self._call(self._tell, "want", channel, self._process, _key(channel))
 
-            async def use(connector: Any) -> None:
-                self._tell(connector, "want", channel, self._process)
-
-            self._connector.submit(use)
-
-    def _take(self, connector: Any, kind: str, name: str, content: Any) -> None:
+    def _take(self, message: Any) -> None:
         """Do what another process has published."""
         boxes = self._boxes
+        kind, name, content = message
         match kind:
             case "group_send":
                 boxes.put_group(name, content)
@@ -225,22 +255,15 @@ class ConnectorChannelLayer(BaseChannelLayer):
                 boxes.put(name, content)
             case "group_add" if _owner(content) == self._process:
                 boxes.join(name, content)
+                self._begin_to_listen(name)
             case "group_discard" if _owner(content) == self._process:
                 boxes.leave(name, content)
             case "have" if boxes.is_awaited(name):
-                self._tell(connector, "want", name, self._process)
+                self._tell("want", name, self._process, _key(name))
             case "want" if found := boxes.take(name):
-                self._tell(connector, "give", name, [content, found[1]])
+                self._tell("give", name, [content, found[1]], _key(name))
             case "give" if content[0] == self._process and not boxes.put(name, content[1]):
-                self._tell(connector, "have", name, None)
-
-    def _settled(self, error: ConnectorError | None) -> None:
-        if error:
-            self._failure = error
-            self._failures.add(1)
-
-    def _describe_failures(self, count: int) -> Exception:
-        return ConnectorError(f"Other processes may miss {count} messages of this one: {self._failure}")
+                self._tell("have", name, None, _key(name))
 
 
 def _owner(channel: str) -> str | None:
@@ -249,10 +272,11 @@ def _owner(channel: str) -> str | None:
     return name.rpartition(".")[2] if mark else None
 
 
+def _key(channel: str) -> str:
+    """Return the key of messages of a channel, which no group has."""
+    return f"{_owner(channel) or channel}!"
+
+
 def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
-
-
-def _warn(error: Exception) -> None:
-    logger.warning("%s", error)

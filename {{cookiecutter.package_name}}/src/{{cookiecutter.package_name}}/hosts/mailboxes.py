@@ -124,12 +124,16 @@ class Mailboxes:
 
     `capacity(channel)` messages wait in a channel, for `expiry` seconds. A channel is forgotten, with its groups, `expiry`
     seconds after it was opened or a receiver of it was cancelled, and after `idle` seconds without a receiver.
+    `on_empty(group)`, which must not call back, is called when the last channel has left a group.
     """
 
-    def __init__(self, expiry: float, idle: float, capacity: Callable[[str], int]) -> None:
+    def __init__(
+        self, expiry: float, idle: float, capacity: Callable[[str], int], on_empty: Callable[[str], object]
+    ) -> None:
         self._expiry = expiry
         self._idle = idle
         self._capacity = capacity
+        self._on_empty = on_empty
         self._lock = WakingLock()
         self._boxes: dict[str, Mailbox] = {}
         self._groups: dict[str, dict[str, Mailbox]] = {}
@@ -196,7 +200,7 @@ class Mailboxes:
             try:
                 on_wait()
                 await waiter
-            except BaseException:
+            except (Exception, asyncio.CancelledError):  # no GeneratorExit, which may come while the lock is held
                 with self._lock:
                     if waiter in box.waiters:
                         box.waiters.remove(waiter)
@@ -262,6 +266,7 @@ class Mailboxes:
             box.groups.discard(group)
             if not members:
                 del self._groups[group]
+                self._on_empty(group)
 
     def _forget(self, channel: str) -> None:
         for group in list(self._boxes[channel].groups):
