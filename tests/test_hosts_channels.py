@@ -462,10 +462,8 @@ def test_a_receiver_whose_event_loop_was_closed_is_passed_over(bench: Bench) -> 
             await asyncio.to_thread(leave_in_the_middle)
             receiving = asyncio.create_task(here.receive(channel))
             await until_awaited(receiving)
-            for number in range(2):
-                await here.group_send("a", message(number))
+            await here.group_send("a", message(0))
             assert (await receiving)["number"] == 0
-            assert await numbers(here, channel, 1) == [1]
             logging.getLogger("asyncio").disabled = True  # it complains of the task
             left.clear()
             gc.collect()
