@@ -1,0 +1,282 @@
+"""A channel layer for Django Channels: `"BACKEND": "….hosts.channels.ConnectorChannelLayer"` in `CHANNEL_LAYERS`."""
+
+import asyncio
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+
+from .. import BlockingConnector, Settings
+from ..contract import ClosedError, MessageTooLargeError, OutboxFullError
+from .losses import Unsent, watch
+from .mailboxes import MISSED, Mailboxes
+from .values import pack, unpack
+
+__all__ = ["MISSED", "ConnectorChannelLayer"]
+
+
+class ConnectorChannelLayer(BaseChannelLayer):
+    """Carries the groups and channels of Django Channels to all processes, through outages of the broker.
+
+    One layer serves all event loops and threads of a process, by one connector. All processes share one topic, `topic`;
+    `settings` are the connector's, and those that are not given come from the environment.
+
+    At most `capacity` messages wait in one channel of this process, or as `channel_capacity` says for the channel's name,
+    and none longer than `expiry` seconds. A channel is forgotten, with its groups, `expiry` seconds after a `receive` of
+    it was cancelled, and when nobody has received of it for `group_expiry` seconds.
+
+    A consumer that can fetch its state anew joins the group `MISSED`. It gets a message of the type `MISSED` in the place
+    of messages that are missing, whoever's fault that is.
+    """
+
+    extensions: ClassVar = ["groups", "flush"]
+
+    def __init__(
+        self,
+        topic: str = "channels",
+        *,
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 1000,
+        channel_capacity: dict[Any, int] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(expiry=expiry, capacity=capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self._topic = topic
+        known = Settings(**settings)
+        self._is_sharded = known.shards > 1
+        self._connector = BlockingConnector(known)
+        self._begin()
+        if hasattr(os, "register_at_fork"):
+            begin = weakref.WeakMethod(self._begin)
+            os.register_at_fork(after_in_child=lambda: (found := begin()) and found())
+
+    def _begin(self) -> None:
+        """Begin as a process does that has not used the layer yet."""
+        self._process = secrets.token_hex(8)
+        self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
+        self._lock = threading.Lock()
+        self._listening: dict[str, Future[None]] = {}
+        """By key: that messages with this key arrive."""
+        self._place: tuple[asyncio.AbstractEventLoop, Any] | None = None
+        """The event loop on which the connector runs, and the connector."""
+        self._unsent = Unsent()
+
+    # Channels.
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        """Return the name of a new channel of this process; what any process sends to it arrives from now on.
+
+        Raises what `subscribe` of the connector raises, and `ConnectError` if there has been no connection yet and there
+        is none within `connect_timeout`.
+        """
+        channel = f"{prefix}.{self._process}!{secrets.token_hex(8)}"
+        self.require_valid_channel_name(channel)
+        await self._listen(_key(channel))
+        self._boxes.open(channel)
+        return channel
+
+    async def send(self, channel: str, message: Any) -> None:
+        """Send `message` to a channel; return when it has its place behind those sent before.
+
+        A message to a channel of no process waits here, until a process that receives of the channel asks for it.
+
+        Raises:
+            ChannelFull: the messages that wait here fill the channel, or the connector's outbox.
+            MessageTooLarge, SerializationError: the message was not taken.
+            ConnectError and what else `new_channel` raises: the channel is of no process.
+        """
+        self.require_valid_channel_name(channel)
+        content = pack(message)
+        owner = _owner(channel)
+        try:
+            if owner == self._process:
+                self._boxes.put(channel, content, must_fit=True)
+            elif owner:
+                await self._publish("send", channel, content, _key(channel))
+            else:
+                await self._listen(_key(channel))
+                if not self._boxes.put(channel, content, must_fit=True):
+                    with suppress(OutboxFullError):  # the next one who receives asks for it all the same
+                        await self._publish("have", channel, None, _key(channel))
+        except (OverflowError, OutboxFullError) as error:
+            raise ChannelFull(str(error)) from error
+
+    async def receive(self, channel: str) -> Any:
+        """Return the next message of a channel; of several that wait, the first gets it. Cancelling loses no message.
+
+        Raises:
+            ValueError: the channel belongs to another process.
+            ConnectError and what else `new_channel` raises.
+        """
+        self.require_valid_channel_name(channel)
+        if _owner(channel) not in (None, self._process):
+            raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
+        await self._listen(_key(channel))
+        return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
+
+    # Groups.
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Have the channel get what is sent to the group from now on; one of another process as soon as that knows."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        if _owner(channel) in (None, self._process):
+            self._boxes.join(group, channel)
+            await self._listen(group)
+        else:
+            await self._publish("group_add", group, channel, _key(channel))
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        if _owner(channel) in (None, self._process):
+            self._boxes.leave(group, channel)
+        else:
+            await self._publish("group_discard", group, channel, _key(channel))
+
+    async def group_send(self, group: str, message: Any) -> None:
+        """Send `message` to all channels of a group, in all processes; return when it has its place behind earlier ones.
+
+        A channel that is full misses it. While the broker is away, the message waits in the connector.
+
+        Raises:
+            MessageTooLarge, SerializationError, OutboxFullError: the message was not taken.
+        """
+        self.require_valid_group_name(group)
+        await self._publish("group_send", group, pack(message), group)
+
+    # Ends.
+
+    async def flush(self) -> None:
+        """Forget all messages and groups of this process; who waits for a message goes on to do so."""
+        self._boxes.clear()
+
+    async def close(self) -> None:
+        """Send what waits, and end the connection for good."""
+        with self._lock:  # what comes later finds the connector closed
+            self._place = None
+            self._listening.clear()
+        await asyncio.to_thread(self._connector.close)
+        self._unsent.flush()
+
+    # The connector.
+
+    async def _listen(self, key: str) -> None:
+        """Return when messages with this key arrive from other processes."""
+        listening = self._begin_to_listen(key)
+        if not listening.done():
+            await asyncio.shield(asyncio.wrap_future(listening))
+
+    def _begin_to_listen(self, key: str) -> "Future[None]":
+        if not self._is_sharded:
+            key = ""  # one stands for all
+        with self._lock:
+            found = self._listening.get(key)
+            if found is None or (found.done() and (found.cancelled() or found.exception())):
+                found = self._listening[key] = self._connector.submit(partial(self._subscribe, key))
+            return found
+
+    async def _subscribe(self, key: str, connector: Any) -> None:
+        await self._settle_in(connector)
+        await connector.connect()
+        await connector.subscribe(self._topic, self._take, key=key)
+
+    async def _settle_in(self, connector: Any) -> None:
+        if self._place is None:
+            self._place = asyncio.get_running_loop(), connector
+            watch(connector, self._topic, self._boxes.miss)
+
+    def _unlisten(self, group: str) -> None:
+        """Get no more messages of a group that has no channels here."""
+
+        async def use(connector: Any) -> None:
+            await connector.unsubscribe(self._topic, self._take, key=group)
+
+        with self._lock, suppress(ClosedError):
+            if self._listening.pop(group, None):
+                self._connector.submit(use)
+
+    async def _publish(self, kind: str, name: str, content: Any, key: str) -> None:
+        loop = asyncio.get_running_loop()
+        sent: asyncio.Future[None] = loop.create_future()
+
+        def publish() -> None:
+            try:
+                self._tell(kind, name, content, key)
+            except Exception as error:
+                loop.call_soon_threadsafe(_fail, sent, error)
+            else:
+                self._boxes.put_group(name if kind == "group_send" else "", content, sent)
+
+        if self._place is None:
+            await asyncio.wrap_future(self._connector.submit(self._settle_in))
+        self._call(publish)
+        try:
+            await sent
+        except MessageTooLargeError as error:
+            raise MessageTooLarge(str(error)) from error
+
+    def _call(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function(*args)` called on the connector's event loop; this costs less than `submit`."""
+        with self._lock:
+            if self._place is None:
+                raise ClosedError("The channel layer is closed: make a new one.")
+            self._place[0].call_soon_threadsafe(function, *args)
+
+    def _tell(self, kind: str, name: str, content: Any, key: str) -> None:
+        assert self._place
+        self._place[1].publish_nowait(self._topic, [kind, name, content], self._unsent, key=key)
+
+    def _ask(self, channel: str) -> None:
+        """Ask for a message of a channel that is of no process."""
+        if _owner(channel) is None:
+            self._call(self._tell, "want", channel, self._process, _key(channel))
+
+    def _take(self, message: Any) -> None:
+        """Do what another process has published."""
+        boxes = self._boxes
+        kind, name, content = message
+        match kind:
+            case "group_send":
+                boxes.put_group(name, content)
+            case "send" if _owner(name) == self._process:
+                boxes.put(name, content)
+            case "group_add" if _owner(content) == self._process:
+                boxes.join(name, content)
+                self._begin_to_listen(name)
+            case "group_discard" if _owner(content) == self._process:
+                boxes.leave(name, content)
+            case "have" if boxes.is_awaited(name):
+                self._tell("want", name, self._process, _key(name))
+            case "want" if found := boxes.take(name):
+                self._tell("give", name, [content, found[1]], _key(name))
+            case "give" if content[0] == self._process and not boxes.put(name, content[1]):
+                self._tell("have", name, None, _key(name))
+
+
+def _owner(channel: str) -> str | None:
+    """Return the one process that can receive of a channel; None stands for any process."""
+    name, mark, _ = channel.partition("!")
+    return name.rpartition(".")[2] if mark else None
+
+
+def _key(channel: str) -> str:
+    """Return the key of messages of a channel, which no group has."""
+    return f"{_owner(channel) or channel}!"
+
+
+def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
