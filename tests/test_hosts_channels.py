@@ -666,6 +666,20 @@ def test_without_a_broker_views_send_and_consumers_are_refused_in_time(bench: Be
     play(scene())
 
 
+def test_what_was_sent_before_the_layer_was_closed_arrives(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer() as there:
+            channel = await joined(there, "a")
+            async with bench.layer() as here:
+                await here.group_send("a", message(0))
+                sending = [asyncio.create_task(here.group_send("a", message(number))) for number in range(1, 100)]
+                await asyncio.sleep(0)
+            await asyncio.gather(*sending)
+            assert await numbers(there, channel, 100) == list(range(100))
+
+    play(scene())
+
+
 def test_a_layer_that_was_closed_says_so(bench: Bench) -> None:
     async def scene() -> None:
         async with bench.layer() as here:

@@ -56,6 +56,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         known = Settings(**settings)
         self._is_sharded = known.shards > 1
         self._connector = BlockingConnector(known)
+        self._is_closed = False
         self._begin()
         if hasattr(os, "register_at_fork"):
             begin = weakref.WeakMethod(self._begin)
@@ -165,8 +166,8 @@ class ConnectorChannelLayer(BaseChannelLayer):
 
     async def close(self) -> None:
         """Send what waits, and end the connection for good."""
-        with self._lock:  # what comes later finds the connector closed
-            self._place = None
+        with self._lock:
+            self._is_closed = True
             self._listening.clear()
         await asyncio.to_thread(self._connector.close)
         self._unsent.flush()
@@ -231,8 +232,9 @@ class ConnectorChannelLayer(BaseChannelLayer):
     def _call(self, function: Callable[..., object], *args: Any) -> None:
         """Have `function(*args)` called on the connector's event loop; this costs less than `submit`."""
         with self._lock:
-            if self._place is None:
+            if self._is_closed:
                 raise ClosedError("The channel layer is closed: make a new one.")
+            assert self._place
             self._place[0].call_soon_threadsafe(function, *args)
 
     def _tell(self, kind: str, name: str, content: Any, key: str) -> None:
