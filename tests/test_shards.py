@@ -347,6 +347,8 @@ def test_so_many_senders_with_another_number_are_told_and_no_more() -> None:
     async def scene(connector: Any, told: list[Exception]) -> None:
         for number in range(NODE_INBOX.DIFFERING + 10):
             broker.say(3, sender=number.to_bytes(16, "big"))
+            broker.say(3, sender=(number + 1_000_000).to_bytes(16, "big"))  # too soon after the other to be told
+            await asyncio.sleep(1)
         assert len(told) == NODE_INBOX.DIFFERING
 
     play(broker, scene)

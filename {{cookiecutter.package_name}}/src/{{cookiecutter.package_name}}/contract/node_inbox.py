@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any
 
 from . import serialization, wire
 from .errors import BadFrameError, MessagesLostError, ShardsDifferError
-from .floods import Flood, Report
+from .floods import PAUSE, Flood, Report
 from .listeners import Batch, Pending
 from .receiving import Bogus, Delivery, Effect, Loss, Receiver
 from .repair import Repair
@@ -38,6 +39,7 @@ class NodeInbox:
         self._time = asyncio.get_running_loop().time
         self._shards = Shards(settings.shards)
         self._differing: set[bytes] = set()
+        self._quiet_until = -inf
         self._floods: dict[str, Flood] = {}
         self._faults: dict[str, str] = {}
         self._decoded: tuple[Frame, list[Any]] | None = None
@@ -183,9 +185,12 @@ class NodeInbox:
         )
 
     def _compare_shards(self, topic: str, frame: Frame) -> None:
-        """Report a sender with another number of shards, once."""
+        """Report a sender with another number of shards, once, and one sender in `PAUSE` seconds."""
         if frame.shards == self._shards.number or frame.sender in self._differing or len(self._differing) >= DIFFERING:
             return
+        if (now := self._time()) < self._quiet_until:
+            return
+        self._quiet_until = now + PAUSE
         self._differing.add(frame.sender)
         topic = self._shards.coarse(topic)
         self._report(
