@@ -35,12 +35,12 @@ async def keep_broker(port: int) -> None:
 
 
 async def main(first_port: int) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, signal.raise_signal, signal.SIGINT)
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
     loop.add_signal_handler(signal.SIGUSR1, lambda: processes[BROKER].kill())  # a node sends it for the page's button
-    port = first_port + NODES
     async with asyncio.TaskGroup() as group:
-        group.create_task(keep_broker(port))
+        group.create_task(keep_broker(port := first_port + NODES))
         for number in range(NODES):
             words = (sys.executable, Path(__file__).with_name("node.py"), number, first_port, NODES)
             group.create_task(run(*words, DEEPSTREAM_MSG_REDIS_URL=f"redis://127.0.0.1:{port}"))
@@ -48,5 +48,5 @@ async def main(first_port: int) -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8001))
