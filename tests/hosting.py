@@ -117,6 +117,20 @@ class Package:
                 for number in range(2)
             ]
 
+    @contextmanager
+    def printed(self, folder: Path, broker: Any, code: str, name: str = "app") -> Iterator[list[Any]]:
+        """Lend two programs that serve the code of a guide, as a module of this name. They must log nothing."""
+        words = "-m", "uvicorn", f"{name}:app", "--port", "PORT", "--log-level", "warning"
+        with ExitStack() as stack:
+            programs = []
+            for side in ("first", "second"):
+                place = folder / side
+                place.mkdir()
+                (place / f"{name}.py").write_text(code)
+                programs.append(stack.enter_context(self.program(place, broker, *words)))
+            yield programs
+            assert [program.log for program in programs] == ["", ""]
+
 
 @contextmanager
 def _stopped_at_the_end(server: Any) -> Iterator[Any]:
@@ -239,6 +253,15 @@ async def heard(clients: list[Client], last: int, within: float) -> bool:
     except TimeoutError:
         return False
     return True
+
+
+async def check_that_both_hear(programs: list[Any]) -> None:
+    """Fail unless the clients of both programs hear what the first one sends, once and in order."""
+    async with clients(Client, programs) as pair:
+        await send_numbers(pair[0], range(100), 1000)
+        assert await heard(pair, 99, PATIENCE)
+        for client in pair:
+            assert client.numbers == list(range(100))
 
 
 async def through_an_outage(host: str, broker: Any, programs: Mapping[str, list[Any]]) -> dict[str, list[Client]]:

@@ -3,12 +3,13 @@
 import asyncio
 import gc
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 from django.test import override_settings
 from django.utils.safestring import mark_safe
-from hosting import PATIENCE, Client, Package, blocks, clients, heard, send_numbers
+from hosting import PATIENCE, Package, blocks, check_that_both_hear
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -565,7 +566,7 @@ else:
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="nothing forks there")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_that_was_forked_is_another_node(bench: Bench, tmp_path: Path) -> None:
     place = {"PYTHONPATH": str(bench.source), f"{bench.name.upper()}_URL": bench.broker.url}
     words = (sys.executable, "-W", "ignore", "-c", FORKING.format(package=bench.name))
@@ -755,21 +756,5 @@ def test_consumers_talk(bench: Bench) -> None:
 
 def test_the_site_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
     (code,) = blocks("channels.md", "python")
-
-    async def scene(programs: list[Any]) -> None:
-        async with clients(Client, programs) as pair:
-            await send_numbers(pair[0], range(100), 1000)
-            assert await heard(pair, 99, PATIENCE)
-            for client in pair:
-                assert client.numbers == list(range(100))
-
-    with ExitStack() as stack:
-        programs = []
-        for name in ("first", "second"):
-            folder = tmp_path / name
-            folder.mkdir()
-            (folder / "chat.py").write_text(code)
-            words = ("-m", "uvicorn", "chat:app", "--port", "PORT", "--log-level", "warning")
-            programs.append(stack.enter_context(packages["redis"].program(folder, broker, *words)))
-        play(scene(programs))
-        assert [program.log for program in programs] == ["", ""]
+    with packages["redis"].printed(tmp_path, broker, code, "chat") as programs:
+        play(check_that_both_hear(programs))

@@ -5,13 +5,13 @@ import gc
 import re
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import PATIENCE, Client, Package, blocks, clients, heard, send_numbers
+from hosting import PATIENCE, Package, blocks, check_that_both_hear
 
 
 class Bench:
@@ -422,24 +422,8 @@ def test_a_bound_of_none_is_refused(bench: Bench) -> None:
 
 def test_the_server_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
     (code,) = blocks("fanout.md", "python")
-
-    async def scene(programs: list[Any]) -> None:
-        async with clients(Client, programs) as pair:
-            await send_numbers(pair[0], range(100), 1000)
-            assert await heard(pair, 99, PATIENCE)
-            for client in pair:
-                assert client.numbers == list(range(100))
-
-    with ExitStack() as stack:
-        programs = []
-        for name in ("first", "second"):
-            folder = tmp_path / name
-            folder.mkdir()
-            (folder / "app.py").write_text(code)
-            words = ("-m", "uvicorn", "app:app", "--port", "PORT", "--log-level", "warning")
-            programs.append(stack.enter_context(packages["redis"].program(folder, broker, *words)))
-        play(scene(programs))
-        assert [program.log for program in programs] == ["", ""]
+    with packages["redis"].printed(tmp_path, broker, code) as programs:
+        play(check_that_both_hear(programs))
 
 
 def test_a_node_subscribes_to_the_shards_that_its_subscribers_need_and_to_no_others(

@@ -3,13 +3,12 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import PATIENCE, Client, Package, blocks, clients, send_numbers
-from hosting import heard as heard_by
+from hosting import PATIENCE, Package, blocks, check_that_both_hear
 from litestar.channels import ChannelsPlugin, Subscriber
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
@@ -468,17 +467,5 @@ async def test_a_loss_is_only_logged_unless_asked_for(joined: Joined, caplog: py
 
 async def test_the_server_of_the_guide_runs_as_printed(joined: Joined, tmp_path: Path) -> None:
     server, _ = blocks("litestar.md", "python")
-    with ExitStack() as stack:
-        programs = []
-        for name in ("first", "second"):
-            folder = tmp_path / name
-            folder.mkdir()
-            (folder / "app.py").write_text(server)
-            words = ("-m", "uvicorn", "app:app", "--port", "PORT", "--log-level", "warning")
-            programs.append(stack.enter_context(joined.package.program(folder, joined.broker, *words)))
-        async with clients(Client, programs) as pair:
-            await send_numbers(pair[0], range(100), 1000)
-            assert await heard_by(pair, 99, PATIENCE)
-            for client in pair:
-                assert client.numbers == list(range(100))
-        assert [program.log for program in programs] == ["", ""]
+    with joined.package.printed(tmp_path, joined.broker, server) as programs:
+        await check_that_both_hear(programs)

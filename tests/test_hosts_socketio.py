@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, Self
@@ -607,16 +607,8 @@ def test_the_code_of_the_guide_runs_as_printed(package: Package, broker: Any, tm
             for each in (mine, other):
                 assert (await each.until("from a worker"))[100:] == ["from a worker"]
 
-    with ExitStack() as stack:
-        programs = []
-        for name in ("first", "second"):
-            folder = tmp_path / name
-            folder.mkdir()
-            (folder / "app.py").write_text(server)
-            words = ("-m", "uvicorn", "app:app", "--port", "PORT", "--log-level", "warning")
-            programs.append(stack.enter_context(package.program(folder, broker, *words)))
+    with package.printed(tmp_path, broker, server) as programs:
         run(scene, programs)
-        assert [program.log for program in programs] == ["", ""]
 
 
 def environment(package: Package, broker: Any) -> dict[str, str]:
