@@ -449,6 +449,8 @@ class ServiceBus(asyncio.Protocol):
         self._links: list[Any] = []
         self._heard = self._loop.time()
         self.mechanism = ""
+        self.looks = 0
+        """How often it has looked whether the client is silent: ten times in the time that it bears."""
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
         assert isinstance(socket, asyncio.Transport)
@@ -494,6 +496,7 @@ class ServiceBus(asyncio.Protocol):
         self.flush()
 
     def _watch(self) -> None:
+        self.looks += 1
         if self._loop.time() - self._heard > self._entities.silence:
             self._socket.abort()
         self._watching = self._loop.call_later(self._entities.silence / 10, self._watch)

@@ -431,8 +431,11 @@ async def test_service_bus_stand_in_ends_what_is_idle(
     mailbox = Log()
     await nodes[1].subscribe("EVENT", mailbox)
     await nodes[0].publish("EVENT", "before")
-    await asyncio.sleep(1)  # which is more than the stand-in bears of silence
-    for connection in ServiceBus.connections:
+    connections = list(ServiceBus.connections)
+    await eventually(
+        lambda: all(each.looks > 25 for each in connections), "more time than the stand-in bears of silence"
+    )
+    for connection in connections:
         connection.detach("amqp:link:detach-forced", "IdleTimerExpired: Idle timeout: 00:10:00")
     await nodes[0].publish("EVENT", "the link is made anew")
     assert [len(each.readies.items) for each in nodes] == [1, 1]
