@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -22,10 +22,18 @@ PATIENCE = 30.0
 NODE = 18
 NPM = 10
 """The first that can put one package in the place of another that comes from Git; an older one can fetch it."""
+BOUNDS = {
+    "npm_config_fetch_retries": "1",
+    "npm_config_fetch_retry_mintimeout": "1000",
+    "npm_config_fetch_retry_maxtimeout": "5000",
+    "npm_config_fetch_timeout": "30000",
+}
+"""npm itself tries three times for each package, and waits up to six minutes for one."""
+NPM_SECONDS = 90.0
 NEEDED = f"Node {NODE} or later and npm are needed: apt-get install nodejs npm"
 
 
-def without(what: str) -> None:
+def without(what: str) -> NoReturn:
     """Skip the tests for want of something, unless nothing may be left out."""
     if os.environ.get("REQUIRE_BROKERS") == "1":
         pytest.fail(what)
@@ -52,7 +60,18 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(file, copy)
     installer = [str(npm)] if release(str(npm)) >= NPM else [str(npm), "exec", "--yes", f"npm@{NPM}", "--"]
     install = ["install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
-    ended = subprocess.run([*installer, *install], cwd=folder.parent, capture_output=True, text=True, check=False)
+    try:
+        ended = subprocess.run(
+            [*installer, *install],
+            cwd=folder.parent,
+            env={**BOUNDS, **os.environ},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=NPM_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        without(f"npm has not installed the packages within {NPM_SECONDS:.0f} s")
     if ended.returncode:
         without(f"npm cannot install the packages: {' '.join(ended.stderr.splitlines()[:3])}")
     return folder
