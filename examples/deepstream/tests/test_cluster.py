@@ -43,6 +43,23 @@ async def test_events_go_both_ways_and_none_is_doubled(world: World, serializati
     assert not world.errors
 
 
+async def test_large_events_cross_in_both_directions(world: World) -> None:
+    _, client = await world.server("a")
+    node = await world.node()
+    numbers: list[str] = []
+    await node.listen("from JavaScript", numbers.append)
+    client.tell("subscribe", "from Python")
+    await settled(node, client)
+    texts = [str(number) + 100_000 * "\N{EURO SIGN}" for number in range(10)]
+    for text in texts:
+        await node.emit("from Python", text)
+        client.tell("emit", "from JavaScript", text)
+    await client.until_heard("from Python", len(texts))
+    await eventually(lambda: len(numbers) >= len(texts), lambda: list(map(len, numbers)))
+    assert numbers == client.heard("from Python") == texts
+    assert not world.errors
+
+
 async def test_a_node_does_not_hear_its_own_events(world: World) -> None:
     _, client = await world.server("a")
     node = await world.node()
