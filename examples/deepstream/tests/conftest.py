@@ -4,10 +4,12 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,11 +26,10 @@ NPM = 10
 """The first that can put one package in the place of another that comes from Git; an older one can fetch it."""
 BOUNDS = {
     "npm_config_fetch_retries": "1",
-    "npm_config_fetch_retry_mintimeout": "1000",
-    "npm_config_fetch_retry_maxtimeout": "5000",
+    "npm_config_fetch_retry_mintimeout": "100",
     "npm_config_fetch_timeout": "30000",
 }
-"""npm itself tries three times for each package, and waits up to six minutes for one."""
+"""By itself, npm asks three times for each package, and waits for minutes in between."""
 NPM_SECONDS = 90.0
 NEEDED = f"Node {NODE} or later and npm are needed: apt-get install nodejs npm"
 
@@ -58,23 +59,36 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = folder / file.relative_to(EXAMPLE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
-    installer = [str(npm)] if release(str(npm)) >= NPM else [str(npm), "exec", "--yes", f"npm@{NPM}", "--"]
-    install = ["install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
+    install_packages(str(npm), folder)
+    return folder
+
+
+def install_packages(npm: str, folder: Path) -> None:
+    """Install what `package.json` names; end within a bound, and leave no process behind."""
+    install = "npm install --ignore-scripts --no-audit --no-fund --no-package-lock"
+    command, where = install.split(), folder
+    if release(npm) < NPM:  # from elsewhere, since it would look at the package.json first
+        there = f"cd {shlex.quote(str(folder))} && {install}"
+        command, where = ["npm", "exec", "--yes", f"--package=npm@{NPM}", "--call", there], folder.parent
+    process = subprocess.Popen(
+        command,
+        cwd=where,
+        env={**BOUNDS, **os.environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        ended = subprocess.run(
-            [*installer, *install],
-            cwd=folder.parent,
-            env={**BOUNDS, **os.environ},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=NPM_SECONDS,
-        )
+        _, errors = process.communicate(timeout=NPM_SECONDS)
     except subprocess.TimeoutExpired:
         without(f"npm has not installed the packages within {NPM_SECONDS:.0f} s")
-    if ended.returncode:
-        without(f"npm cannot install the packages: {' '.join(ended.stderr.splitlines()[:3])}")
-    return folder
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        without(f"npm cannot install the packages: {' '.join(errors.splitlines()[:3])}")
 
 
 @pytest.fixture(scope="session", autouse=True)
