@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -84,9 +84,9 @@ def install_packages(npm: str, folder: Path) -> None:
     except subprocess.TimeoutExpired:
         without(f"npm has not installed the packages within {NPM_SECONDS:.0f} s")
     finally:
-        with suppress(ProcessLookupError):
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            process.wait()
     if process.returncode:
         without(f"npm cannot install the packages: {' '.join(errors.splitlines()[:3])}")
 
