@@ -7,15 +7,15 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
 from deepstream_msg_redis import Connector, Settings, Topic
 from node import EMIT, Code, Message, data_of, to_text
+from redis import exceptions
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 OLD_EVENTS = "E"
 """The channel of events, and their topic in the messages."""
@@ -34,23 +34,23 @@ class OldWire:
 
     def __init__(self, url: str) -> None:
         self._id = f"bridge-{uuid4().hex}"
-        self._redis = Redis.from_url(
-            url, socket_timeout=SILENCE, socket_connect_timeout=SILENCE, health_check_interval=SILENCE
-        )
+        self._redis = Redis.from_url(url, socket_timeout=SILENCE, socket_connect_timeout=SILENCE)
 
     async def aclose(self) -> None:
         await self._redis.aclose()
 
     async def publish(self, channel: str, message: Message) -> None:
-        """Publish a message; while Redis is away, try again."""
+        """Publish a message; while Redis is away, try again. What it refuses is logged."""
         text = json.dumps({**message, "_s": self._id})
         while True:
             try:
                 await self._redis.publish(channel, text)
-            except RedisError as error:
+                return
+            except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
                 logger.warning("The old Redis takes nothing: %s", error)
                 await asyncio.sleep(PAUSE)
-            else:
+            except exceptions.RedisError as error:
+                logger.warning("The old Redis refuses a message: %s", error)
                 return
 
     async def messages(self, channel: str) -> AsyncGenerator[Message, None]:
@@ -59,13 +59,20 @@ class OldWire:
             try:
                 async with self._redis.pubsub() as subscription:
                     await subscription.subscribe(channel)
-                    while True:
-                        got = await subscription.get_message(timeout=SILENCE)
-                        if got and got["type"] == "subscribe":
+                    silences = 0
+                    while silences < 2:
+                        got = await subscription.get_message(timeout=SILENCE / 2)
+                        if got is None:
+                            silences += 1
+                            await subscription.ping()
+                            continue
+                        silences = 0
+                        if got["type"] == "subscribe":
                             logger.info("Listening to the channel %s.", channel)
-                        if got and got["type"] == "message" and (message := self._read(got["data"])):
+                        if got["type"] == "message" and (message := self._read(got["data"])):
                             yield message
-            except RedisError as error:
+                    raise exceptions.TimeoutError("it does not answer")
+            except exceptions.RedisError as error:
                 logger.warning("The old Redis is not heard: %s", error)
                 await asyncio.sleep(PAUSE)
 
@@ -74,7 +81,7 @@ class OldWire:
         try:
             message = json.loads(payload)
             return message if message.pop("_s", None) != self._id else None
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             logger.warning("A payload of %d bytes is no message of the old connector.", len(payload))
             return None
 
@@ -84,6 +91,8 @@ def to_new(old: Message) -> Message | None:
     if old.get("action") != OLD_EMIT:
         return None
     name, *values = old["data"]
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is no text")
     data = to_text(untyped(values[0]) if values else None)
     return {"topic": int(Code.EVENT), "action": EMIT, "name": name, "data": data}
 
@@ -119,22 +128,30 @@ def untyped(text: str) -> Any:
     return rest if kind == "S" else json.loads(rest)
 
 
+@contextmanager
+def guarded(side: str) -> Iterator[None]:
+    """Go on after an event that cannot be passed on, whatever is wrong with it."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("An event of %s was not passed on: %r", side, error)
+
+
 async def bridge(connector: Connector, old: OldWire) -> None:
     """Carry events both ways, until cancelled. The old wire drops what is ours by `_s`, the connector by itself."""
 
     async def from_old() -> None:
         async with aclosing(old.messages(OLD_EVENTS)) as messages:
             async for message in messages:
-                try:
+                with guarded("an old server"):
                     if event := to_new(message):
                         await connector.publish(Topic.EVENT, {"fromServer": connector.node_name, "message": event})
-                except (LookupError, TypeError, ValueError, connector.errors.ConnectorError) as error:
-                    logger.warning("An event of an old server was not passed on: %s", error)
 
     async def from_new(envelopes: AsyncIterator[Message]) -> None:
         async for envelope in envelopes:
-            if event := to_old(envelope["message"]):
-                await old.publish(OLD_EVENTS, event)
+            with guarded("a new server"):
+                if event := to_old(envelope["message"]):
+                    await old.publish(OLD_EVENTS, event)
 
     async with connector.messages(Topic.EVENT) as envelopes, asyncio.TaskGroup() as tasks:
         tasks.create_task(from_new(envelopes))

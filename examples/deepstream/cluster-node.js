@@ -20,7 +20,6 @@ const DEFAULTS = {
 
 const QUICKEST = 60000 // for so long, the quickest frame of a node is the measure for its others
 const ANSWER_DELAY = 20
-const LATEST_DELAY = 5000
 const RETRY = 1000
 
 const now = () => performance.now()
@@ -35,19 +34,24 @@ module.exports = class FramedClusterNode {
     this.logger = services.logger
     this.id = randomBytes(16).toString('hex')
     this.callbacks = new Map() // by the number of deepstream's topic
-    this.sender = new Sender(this.id, this.options)
+    this.sender = new Sender(this.id, {
+      ...this.options,
+      gaveUp: (topic, count) => this.complain('full', `${count} messages on topic ${topic} were given up, since too much waits`)
+    })
     this.receiver = new Receiver({
       heartbeat: this.options.heartbeat,
       patience: 12 * this.options.heartbeat,
       deliver: (topic, messages) => messages.forEach(message => this.onMessage(message)),
-      report: (topic, sender, count) => this.complain(`${count} messages of ${sender} on topic ${topic} were lost`)
+      report: (topic, sender, count) => this.log(`${count} messages of ${sender} on topic ${topic} were lost`),
+      reject: (topic, sender) => this.complain('frame', `a frame on topic ${topic} has numbers that ${sender} has not given`)
     })
     this.isUp = false
     this.wasUp = false
     this.asked = new Map() // by topic: the questions that are answered together
     this.wanted = new Set() // topics whose numbers others want to know
-    this.mustSpeak = false
-    this.quickest = new Map()
+    this.isAwaited = false // whether somebody who has come back waits to hear us
+    this.quickest = new Map() // by node: how much its clock is behind ours, by the quickest of its recent frames
+    this.floods = new Map() // by the kind of an error: until when it is not logged again, and how often it came since
   }
 
   // What deepstream calls.
@@ -59,7 +63,7 @@ module.exports = class FramedClusterNode {
     this.subscriber = this.connect()
     this.subscriber.on('messageBuffer', (topic, payload) => this.onPayload(topic.toString(), payload))
     this.pinging = setInterval(() => this.ping(), this.options.heartbeat / 3)
-    this.telling = setInterval(() => this.tell(this.sender.quiet(now())), this.options.heartbeat / 4)
+    this.telling = setInterval(() => this.isUp && this.tell(this.sender.quiet(now())), this.options.heartbeat / 4)
   }
 
   whenReady () {
@@ -80,7 +84,7 @@ module.exports = class FramedClusterNode {
     const name = nameOf(topic)
     if (this.receiver.topics.has(name)) return
     this.receiver.listen(name, now())
-    if (!this.isUp) return
+    if (this.subscriber?.status !== 'ready') return
     this.subscriber.subscribe(name)
       .then(() => this.say({ topics: [name] }))
       .catch(() => this.subscriber.disconnect(true))
@@ -91,7 +95,7 @@ module.exports = class FramedClusterNode {
     const end = now() + this.options.heartbeat
     do {
       await new Promise(resolve => setTimeout(resolve, 10)) // other services say good-bye first
-    } while (now() < end && [...this.sender.lanes.values()].some(lane => lane.flight || lane.waiting.length))
+    } while (now() < end && [...this.sender.lanes.values()].some(lane => !lane.isEmpty))
     await this.tell([...this.sender.lanes.keys()])
     await this.say({ isLeaving: true })
     this.isClosed = true
@@ -109,34 +113,43 @@ module.exports = class FramedClusterNode {
       autoResubscribe: false,
       commandTimeout: this.options.heartbeat / 3,
       connectTimeout: this.options.heartbeat,
+      disconnectTimeout: 100, // a connection that is silent does not even close
       enableOfflineQueue: false,
       maxRetriesPerRequest: 0, // commands fail when their connection is lost
       retryStrategy: tries => Math.min(50 * 2 ** tries, 2000) * (0.5 + Math.random() / 2)
     })
     client.on('ready', () => this.restore())
-    client.on('error', error => this.logger.warn('PLUGIN_ERROR', `Redis: ${error.message || error.code}`))
-    client.on('close', () => { this.isUp = false })
+    client.on('error', error => this.complain('redis', `Redis: ${error.message || error.code}`))
+    client.on('close', () => {
+      if (this.isUp && !this.isClosed) this.log('the connection to Redis is lost')
+      this.isUp = false
+    })
     return client
   }
 
   async restore () {
-    if (this.publisher.status !== 'ready' || this.subscriber.status !== 'ready') return
-    const topics = [...this.receiver.topics.keys()]
+    clearTimeout(this.retrying)
+    if (!this.areReady) return
     try {
-      await this.subscriber.subscribe(this.options.controlTopic, ...topics)
+      await this.subscriber.subscribe(this.options.controlTopic, ...this.receiver.topics.keys())
     } catch (error) {
-      this.complain(`cannot subscribe: ${error.message}`)
-      this.retrying = setTimeout(() => this.isUp || this.restore(), RETRY)
+      this.complain('subscribe', `cannot subscribe: ${error.message}`)
+      if (!this.isClosed) this.retrying = setTimeout(() => this.restore(), RETRY)
       return
     }
-    if (this.publisher.status !== 'ready') return
+    if (!this.areReady) return
     this.isUp = true
     this.receiver.askAgain(now())
-    this.say({ topics, isBack: this.wasUp })
+    const counts = this.sender.counts([...this.sender.lanes.keys()], now())
+    this.say({ counts, topics: [...this.receiver.topics.keys()], isBack: this.wasUp })
     this.wasUp = true
     this.sender.lanes.forEach(lane => this.pump(lane))
     this.schedule()
     this.onReady()
+  }
+
+  get areReady () {
+    return this.publisher.status === 'ready' && this.subscriber.status === 'ready'
   }
 
   ping () {
@@ -161,22 +174,27 @@ module.exports = class FramedClusterNode {
         await this.publisher.publish(lane.topic, frame)
         this.sender.landed(lane, true, now())
       } catch (error) {
-        if (error.name !== 'ReplyError') { // it may have arrived, and is sent again on the next connection
+        if (error.name !== 'ReplyError') { // the frame may have arrived, and is sent again on the next connection
           this.publisher.disconnect(true)
           break
         }
-        this.complain(`Redis refuses what is published on topic ${lane.topic}: ${error.message}`)
+        this.refused(lane.topic, error)
         this.sender.landed(lane, false, now())
       }
     }
     lane.isBusy = false
   }
 
+  // Logs a refusal. What was not sent because the connection is lost is no refusal, and is asked for again.
+  refused (topic, error) {
+    if (error.name === 'ReplyError') this.complain('refused', `Redis refuses what is published on topic ${topic}: ${error.message}`)
+  }
+
   async say (control) {
     if (!this.isUp) return
     const body = wire.packControl({ ...control, clock: Math.round(now() * 1000) })
     const frame = wire.pack({ kind: wire.KIND.CONTROL, sender: this.id, serialization: 0 }, body)
-    await this.publisher.publish(this.options.controlTopic, frame).catch(() => {})
+    await this.publisher.publish(this.options.controlTopic, frame).catch(error => this.refused(this.options.controlTopic, error))
   }
 
   async tell (topics) {
@@ -194,7 +212,7 @@ module.exports = class FramedClusterNode {
       if (answer) this.receiver.answered(topic, frame, answer, now())
       if (control) this.onControl(frame, control)
     } catch (error) {
-      this.complain(`a payload of ${payload.length} bytes on topic ${topic} is no frame of a connector: ${error.message}`)
+      this.complain('frame', `a payload of ${payload.length} bytes on topic ${topic} is no frame of a connector: ${error.message}`)
     }
     this.schedule()
   }
@@ -203,20 +221,24 @@ module.exports = class FramedClusterNode {
     const delay = this.delay(frame.sender, clock)
     this.receiver.told(frame.sender, frame.answers, counts, now())
     questions.filter(({ target }) => target === this.id).forEach(question => this.onQuestion(question, delay))
-    if (isLeaving) this.receiver.left(frame.sender, now())
+    if (isLeaving) {
+      this.receiver.left(frame.sender, now())
+      this.quickest.delete(frame.sender)
+    }
     if (isBack) this.receiver.askAgain(now(), frame.sender)
     if (!topics.length && !isBack) return
     topics.forEach(topic => this.wanted.add(topic))
-    this.mustSpeak ||= isBack
+    this.isAwaited ||= isBack
     this.informing ??= setTimeout(() => this.inform(), Math.random() * ANSWER_DELAY)
   }
 
-  // Tells what others want to know; who has come back waits to hear us, even if there is nothing to tell.
+  // Tells what others want to know. Who has come back is asked for its numbers: it has not heard what we asked before.
   inform () {
     const counts = this.sender.counts([...this.wanted], now())
-    if (counts.length || this.mustSpeak) this.say({ counts })
+    const topics = this.isAwaited ? [...this.receiver.topics.keys()] : []
+    if (counts.length || topics.length) this.say({ counts, topics })
     this.wanted.clear()
-    this.mustSpeak = false
+    this.isAwaited = false
     this.informing = null
   }
 
@@ -231,7 +253,7 @@ module.exports = class FramedClusterNode {
     this.answering = null
     for (const [topic, questions] of this.asked) {
       for (const frame of this.sender.answer(topic, questions, now())) {
-        this.publisher.publish(topic, frame).catch(() => {}) // who has not heard it asks again
+        this.publisher.publish(topic, frame).catch(error => this.refused(topic, error))
       }
     }
     this.asked.clear()
@@ -248,7 +270,7 @@ module.exports = class FramedClusterNode {
       if (this.quickest.size > 1000) this.quickest.delete(this.quickest.keys().next().value)
       return 0
     }
-    return Math.min(offset - quickest.offset, LATEST_DELAY)
+    return Math.min(offset - quickest.offset, this.options.heartbeat)
   }
 
   // Sees that questions are asked in time.
@@ -262,20 +284,30 @@ module.exports = class FramedClusterNode {
     }, Math.max(this.receiver.nextDue - now(), 0))
   }
 
-  onMessage ({ fromServer, message }) {
-    for (const callback of this.callbacks.get(message.topic) || []) {
+  onMessage (envelope) {
+    const callbacks = this.callbacks.get(envelope?.message?.topic)
+    if (!callbacks) this.complain('message', 'a message is for none of deepstream\'s topics')
+    for (const callback of callbacks ?? []) {
       try {
-        callback(message, fromServer)
+        callback(envelope.message, envelope.fromServer)
       } catch (error) {
-        this.complain(`a message on topic ${nameOf(message.topic)} was not taken: ${error.stack}`)
+        this.complain('callback', `a message on topic ${nameOf(envelope.message.topic)} was not taken: ${error.stack}`)
       }
     }
   }
 
-  // Logs an error; of many within a second, only the first.
-  complain (text) {
-    if (now() < this.quietUntil) return
-    this.quietUntil = now() + 1000
+  log (text) {
     this.logger.error('PLUGIN_ERROR', text)
+  }
+
+  // Logs an error; those of the same kind within a second are only counted.
+  complain (kind, text) {
+    const { until = 0, more = 0 } = this.floods.get(kind) ?? {}
+    if (now() < until) {
+      this.floods.set(kind, { until, more: more + 1 })
+      return
+    }
+    this.floods.set(kind, { until: now() + 1000, more: 0 })
+    this.log(more ? `${text} (and ${more} more of this kind)` : text)
   }
 }

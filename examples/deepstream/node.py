@@ -6,6 +6,7 @@ and may call the procedure "shout".
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import IntEnum
@@ -19,6 +20,8 @@ STATE = "STATE_REGISTRY"
 
 STATUS_SECONDS = 2.0
 """How often a node tells that it is there; after 6 s of silence, the others take it for gone."""
+
+logger = logging.getLogger("node")
 
 Message = dict[str, Any]
 Listener = Callable[[Any], None]
@@ -75,8 +78,6 @@ class Node:
 
     def __init__(self, connector: Connector) -> None:
         self.connector = connector
-        self.servers: set[str] = set()
-        """The names of the other nodes that were heard."""
         self._listeners: dict[str, list[Listener]] = {}
         self._procedures: dict[str, Procedure] = {}
         self._calls: set[asyncio.Task[None]] = set()
@@ -84,19 +85,25 @@ class Node:
     async def __aenter__(self) -> "Node":
         await self.connector.connect()
         self.name = self.connector.node_name
-        for topic in (CLUSTER, STATE, Topic.EVENT, private_topic(self.name)):
-            await self.connector.subscribe(topic, self._take)
+        try:
+            for topic in (STATE, Topic.EVENT, private_topic(self.name)):
+                await self.connector.subscribe(topic, self._take)
+        except BaseException:
+            await self.connector.close()
+            raise
         self._status = asyncio.create_task(self._tell_status())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._status, *self._calls):
+        tasks = (self._status, *self._calls)
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-        with suppress(self.connector.errors.PublishError):
-            await self._send(CLUSTER, Code.CLUSTER, Presence.LEAVES, serverName=self.name)
-        await self.connector.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            with suppress(self.connector.errors.ConnectorError):
+                await self._send(CLUSTER, Code.CLUSTER, Presence.LEAVES, serverName=self.name)
+        finally:
+            await self.connector.close()
 
     async def emit(self, event: str, data: Any = None) -> None:
         """Emit an event to all clients of all servers that have subscribed to it."""
@@ -130,7 +137,7 @@ class Node:
     async def _tell_status(self) -> None:
         """Tell again and again that this node is there; with this score it never leads, since it gives out no locks."""
         while True:
-            with suppress(self.connector.errors.PublishError):
+            with suppress(self.connector.errors.ConnectorError):
                 await self._send(
                     CLUSTER, Code.CLUSTER, Presence.IS_HERE, serverName=self.name, leaderScore=0, role="deepstream"
                 )
@@ -142,15 +149,14 @@ class Node:
         sender, message = envelope["fromServer"], envelope["message"]
         action = message["action"]
         match message["topic"]:
-            case Code.CLUSTER if action == Presence.IS_HERE:
-                self.servers.add(sender)
-            case Code.CLUSTER if action == Presence.LEAVES:
-                self.servers.discard(sender)
             case Code.STATE if action == State.ASKED:
                 await self._tell_state(message["registryTopic"], State.ALL, to=sender, fullState=self._names(message))
             case Code.EVENT if action == EMIT:
                 for listener in self._listeners.get(message["name"], ()):
-                    listener(data_of(message))
+                    try:
+                        listener(data_of(message))
+                    except Exception:
+                        logger.exception("A listener did not take an event %r.", message["name"])
             case Code.RPC if action == Call.REQUEST:
                 task = asyncio.create_task(self._answer(sender, message))
                 self._calls.add(task)
@@ -177,11 +183,9 @@ class Node:
         await reply(Call.ACCEPT)
         try:
             result = procedure(data_of(request))
-            data = to_text(await result if isawaitable(result) else result)
+            await reply(Call.RESPONSE, data=to_text(await result if isawaitable(result) else result))
         except Exception as error:
             await reply(Call.ERROR, isError=True, data=to_text(str(error)))
-        else:
-            await reply(Call.RESPONSE, data=data)
 
 
 def to_text(data: Any) -> str:

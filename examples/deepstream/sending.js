@@ -1,13 +1,14 @@
 // The numbers of a sender: what waits, what is on its way, and what can be sent again.
 'use strict'
 
-const { KIND, pack, packAgain, packAnswer } = require('./wire')
+const { KIND, RUN_BYTES, pack, packAgain, packAnswer } = require('./wire')
 
 const JOINED_BYTES = 256 * 1024
 const JOINED_MESSAGES = 4096
 const CHUNK = 4 // so many frames answer one question
 const TELLINGS = [1, 2, 4, 8] // after so many heartbeats of quiet, a topic's number is told
-const MARKS = 4096 // of so many frames of a topic it is known when they were sent
+const QUIET = 600000 // after so long, nothing is kept of a topic but its number
+const MARKS = 4096 // of so many frames that are kept no more it is known when they were sent; of older ones, of every second
 
 // Times are milliseconds of one clock. A lane is what a node sends on one topic.
 class Lane {
@@ -19,12 +20,15 @@ class Lane {
     this.flight = null // the frame that is on its way, or is to be sent again on the next connection
     this.sent = [] // frames, of which the first `gone` have lost their text
     this.gone = 0
-    this.hasForgotten = false // whether there were frames before these
     this.keptBytes = 0
     this.handed = 0
     this.spoke = 0
     this.tellings = TELLINGS.length
     this.isBusy = false
+  }
+
+  get isEmpty () {
+    return !this.flight && !this.waiting.length
   }
 
   // Below this number, all messages are accepted or given up.
@@ -34,48 +38,47 @@ class Lane {
 
   // The number of the first message that was sent at `time` or later.
   since (time) {
-    const sent = this.flight ? [...this.sent, this.flight] : this.sent
-    const index = sent.findIndex(frame => frame.time >= time)
-    if (index === -1) return this.number
-    return index === 0 && this.hasForgotten ? 0 : sent[index].number
+    const frame = this.sent.find(frame => frame.time >= time) ?? this.flight
+    return frame?.time >= time ? frame.number : this.number
   }
 }
 
+// What waits for too long an outage is given up; `gaveUp(topic, count)` is told.
 class Sender {
-  constructor (id, { heartbeat, historyBytes, waitingBytes }) {
+  constructor (id, { heartbeat, historyBytes, waitingBytes, gaveUp }) {
     this.id = id
     this.heartbeat = heartbeat
     this.historyBytes = historyBytes
     this.waitingBytes = waitingBytes
+    this.gaveUp = gaveUp
     this.lanes = new Map()
-  }
-
-  lane (topic) {
-    if (!this.lanes.has(topic)) this.lanes.set(topic, new Lane(topic))
-    return this.lanes.get(topic)
   }
 
   // Takes a message, as it is now; where too much waits, the oldest are given up, and their numbers will be missed.
   add (topic, message) {
-    const lane = this.lane(topic)
+    if (!this.lanes.has(topic)) this.lanes.set(topic, new Lane(topic))
+    const lane = this.lanes.get(topic)
     const text = JSON.stringify(message)
+    const before = lane.number
     lane.waiting.push(text)
-    lane.waitingBytes += text.length
+    lane.waitingBytes += Buffer.byteLength(text)
     while (lane.waitingBytes > this.waitingBytes && lane.waiting.length > 1) {
-      lane.waitingBytes -= lane.waiting.shift().length
+      lane.waitingBytes -= Buffer.byteLength(lane.waiting.shift())
       lane.number++
     }
+    if (lane.number > before) this.gaveUp(topic, lane.number - before)
     return lane
   }
 
   // Returns the frame that is to be sent now: one that was on its way before, or what waits, joined.
   next (lane, now) {
     if (!lane.flight) {
-      const texts = takeSome(lane.waiting, JOINED_MESSAGES)
+      const { texts, bytes } = takeSome(lane.waiting)
       if (!texts.length) return null
-      lane.flight = { number: lane.number, end: lane.number + texts.length, time: now, text: texts.join() }
-      lane.waitingBytes -= texts.reduce((bytes, text) => bytes + text.length, 0)
-      lane.number = lane.flight.end
+      const { number } = lane
+      lane.number += texts.length
+      lane.waitingBytes -= bytes
+      lane.flight = { number, end: lane.number, time: now, text: texts.join(), bytes }
       lane.handed = now
     }
     const { number, end, text } = lane.flight
@@ -92,16 +95,15 @@ class Sender {
 
   keep (lane, frame) {
     lane.sent.push(frame)
-    lane.keptBytes += frame.text.length
+    lane.keptBytes += frame.bytes
     while (lane.keptBytes > this.historyBytes) {
       const old = lane.sent[lane.gone++]
-      lane.keptBytes -= old.text.length
+      lane.keptBytes -= old.bytes
       old.text = null
     }
-    if (lane.gone > 2 * MARKS) {
-      lane.sent.splice(0, MARKS)
-      lane.gone -= MARKS
-      lane.hasForgotten = true
+    if (lane.gone > MARKS) {
+      lane.sent = lane.sent.filter((_, index) => index >= lane.gone || index % 2 === 0)
+      lane.gone = Math.ceil(lane.gone / 2)
     }
   }
 
@@ -113,12 +115,17 @@ class Sender {
     }))
   }
 
-  // Returns the topics that are quiet, and whose numbers are to be told now.
+  // Returns the topics that are quiet, and whose numbers are to be told now; keeps nothing of those that stay quiet.
   quiet (now) {
-    const due = [...this.lanes.values()].filter(lane =>
-      lane.tellings < TELLINGS.length && now - lane.spoke >= TELLINGS[lane.tellings] * this.heartbeat)
-    due.forEach(lane => lane.tellings++)
-    return due.map(lane => lane.topic)
+    const due = []
+    for (const lane of this.lanes.values()) {
+      if (lane.tellings < TELLINGS.length && now - lane.spoke >= TELLINGS[lane.tellings] * this.heartbeat) {
+        lane.tellings++
+        due.push(lane.topic)
+      }
+      if (now - lane.spoke >= QUIET) Object.assign(lane, { sent: [], gone: 0, keptBytes: 0 })
+    }
+    return due
   }
 
   // Returns the frames that answer some questions about one topic. An age is in microseconds.
@@ -152,26 +159,35 @@ class Sender {
   }
 }
 
-// Takes the first texts out of an array, as many as are joined in one frame.
-function takeSome (texts, most) {
+// Takes the first texts out of an array, as many as are joined in one frame; at least one, if there is one.
+function takeSome (waiting) {
+  let count = 0
   let bytes = 0
-  const end = texts.findIndex((text, index) => (bytes += text.length) > JOINED_BYTES && index > 0)
-  return texts.splice(0, end === -1 ? most : Math.min(end, most))
+  while (count < Math.min(waiting.length, JOINED_MESSAGES)) {
+    const size = Buffer.byteLength(waiting[count])
+    if (count && bytes + size > JOINED_BYTES) break
+    bytes += size
+    count++
+  }
+  return { texts: waiting.splice(0, count), bytes }
 }
 
 // Groups frames that can travel as one: those that follow one another, and are not too large together.
 function group (frames) {
   const groups = []
   let bytes = 0
-  let end = null
+  let last = null
   for (const frame of frames) {
-    bytes += frame.text.length
-    if (frame.number !== end || bytes > JOINED_BYTES) {
-      groups.push([])
-      bytes = frame.text.length
+    const size = frame.bytes + RUN_BYTES
+    const fits = bytes + size <= JOINED_BYTES && frame.end - groups.at(-1)?.[0].number <= JOINED_MESSAGES
+    if (fits && frame.number === last.end) {
+      groups.at(-1).push(frame)
+      bytes += size
+    } else {
+      groups.push([frame])
+      bytes = size
     }
-    groups.at(-1).push(frame)
-    end = frame.end
+    last = frame
   }
   return groups
 }

@@ -8,6 +8,7 @@ const KIND = { MESSAGES: 1, AGAIN: 2, ANSWER: 3, CONTROL: 4 }
 const VERSION = 2
 const HEADER_BYTES = 40
 const DIGEST_BYTES = 16
+const RUN_BYTES = 8
 const JSON_CODE = 1
 const MSGPACK_CODE = 2
 const ANSWERS = 1
@@ -105,18 +106,18 @@ function check (value, depth) {
 function endOfRuns (body, count) {
   const runs = body.readUInt16BE(0)
   let total = 0
-  for (let run = 0; run < runs; run++) total += body.readUInt32BE(2 + 8 * run)
+  for (let run = 0; run < runs; run++) total += body.readUInt32BE(2 + RUN_BYTES * run)
   if (total !== count) throw new Error('the ages of its messages do not fit them')
-  return 2 + 8 * runs
+  return 2 + RUN_BYTES * runs
 }
 
 // Makes the body of a frame with messages that are sent again; `runs` are pairs of a count and an age in milliseconds.
 function packAgain (runs, array) {
-  const ages = Buffer.alloc(2 + 8 * runs.length)
+  const ages = Buffer.alloc(2 + RUN_BYTES * runs.length)
   ages.writeUInt16BE(runs.length, 0)
   runs.forEach(([count, age], index) => {
-    ages.writeUInt32BE(count, 2 + 8 * index)
-    ages.writeUInt32BE(Math.min(Math.round(age), LARGEST_32), 6 + 8 * index)
+    ages.writeUInt32BE(count, 2 + RUN_BYTES * index)
+    ages.writeUInt32BE(Math.min(Math.round(age), LARGEST_32), 6 + RUN_BYTES * index)
   })
   return Buffer.concat([ages, array])
 }
@@ -128,11 +129,9 @@ function packAnswer (replies, reached, goesOn) {
 
 function unpackAnswer ({ number, body }) {
   const [replies, reached, goesOn] = words.decoder.decode(body)
-  const read = replies.map(([id, start, kept]) => ({ id: BigInt(id), start: Number(start), kept: Number(kept) }))
-  if (read.some(({ start, kept }) => !(start <= kept && kept <= number))) {
-    throw new Error('it replies with impossible numbers')
-  }
-  return { replies: read, reached: Number(reached), goesOn }
+  const read = replies.map(([id, start, kept]) => ({ id: BigInt(id), start: natural(start), kept: natural(kept) }))
+  if (read.some(({ start, kept }) => start > kept || kept > number)) throw new Error('it replies with impossible numbers')
+  return { replies: read, reached: natural(reached), goesOn }
 }
 
 // Makes the body of a control frame.
@@ -147,29 +146,35 @@ function unpackControl ({ body }) {
   if (!Array.isArray(found)) throw new Error('it is no control frame')
   const [counts = [], topics = [], questions = [], isBack = false, isLeaving = false, clock = null] = found
   const control = {
-    counts: counts.map(([topic, ...rest]) => {
-      const [base, number, given, quiet] = rest.map(Number)
+    counts: counts.map(([topic, ...numbers]) => {
+      const [base, number, given, quiet] = numbers.slice(0, 4).map(natural)
+      if (base > number || number > given) throw new Error('it tells an impossible number')
       return { topic, base, number, given, quiet }
     }),
     topics,
     questions: questions.map(([target, topic, first, age, id]) => ({
       target: Buffer.from(target).toString('hex'),
       topic,
-      first: Number(first),
-      age: age === null ? null : Number(age),
+      first: natural(first),
+      age: age === null ? null : natural(age),
       id: BigInt(id)
     })),
     isBack,
     isLeaving,
     clock: clock === null ? null : Number(clock)
   }
-  if (!control.counts.every(({ topic, base, number, given }) => topic && base <= number && number <= given)) {
-    throw new Error('it tells an impossible number')
-  }
-  if (!control.questions.every(({ target, topic }) => topic && target.length === 32)) {
-    throw new Error('it asks an impossible question')
-  }
+  const names = [...topics, ...control.counts.map(({ topic }) => topic), ...control.questions.map(({ topic }) => topic)]
+  if (!names.every(name => name && typeof name === 'string')) throw new Error('it names an impossible topic')
+  if (control.questions.some(({ target }) => target.length !== 32)) throw new Error('it asks an impossible question')
+  if (Number.isNaN(control.clock)) throw new Error('its clock is no number')
   return control
+}
+
+// Returns a number that counts something.
+function natural (value) {
+  const number = Number(value)
+  if (!(Number.isInteger(number) && number >= 0)) throw new Error(`${value} is no count`)
+  return number
 }
 
 // Encodes an array of numbers, texts and the like; integers that need more than 32 bits must stay integers.
@@ -182,4 +187,4 @@ function widen (value) {
   return typeof value === 'number' && value > LARGEST_32 ? BigInt(value) : value
 }
 
-module.exports = { KIND, isFrom, pack, packAgain, packAnswer, packControl, read }
+module.exports = { KIND, RUN_BYTES, isFrom, pack, packAgain, packAnswer, packControl, read }

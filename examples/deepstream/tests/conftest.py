@@ -4,12 +4,14 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import pytest_asyncio
@@ -22,10 +24,17 @@ PATIENCE = 30.0
 NODE = 18
 NPM = 10
 """The first that can put one package in the place of another that comes from Git; an older one can fetch it."""
+BOUNDS = {
+    "npm_config_fetch_retries": "1",
+    "npm_config_fetch_retry_mintimeout": "100",
+    "npm_config_fetch_timeout": "30000",
+}
+"""By itself, npm asks three times for each package, and waits for minutes in between."""
+NPM_SECONDS = 90.0
 NEEDED = f"Node {NODE} or later and npm are needed: apt-get install nodejs npm"
 
 
-def without(what: str) -> None:
+def without(what: str) -> NoReturn:
     """Skip the tests for want of something, unless nothing may be left out."""
     if os.environ.get("REQUIRE_BROKERS") == "1":
         pytest.fail(what)
@@ -50,12 +59,36 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = folder / file.relative_to(EXAMPLE)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
-    installer = [str(npm)] if release(str(npm)) >= NPM else [str(npm), "exec", "--yes", f"npm@{NPM}", "--"]
-    install = ["install", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock"]
-    ended = subprocess.run([*installer, *install], cwd=folder.parent, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        without(f"npm cannot install the packages: {' '.join(ended.stderr.splitlines()[:3])}")
+    install_packages(str(npm), folder)
     return folder
+
+
+def install_packages(npm: str, folder: Path) -> None:
+    """Install what `package.json` names; end within a bound, and leave no process behind."""
+    install = "npm install --ignore-scripts --no-audit --no-fund --no-package-lock"
+    command, where = install.split(), folder
+    if release(npm) < NPM:  # from elsewhere, since it would look at the package.json first
+        there = f"cd {shlex.quote(str(folder))} && {install}"
+        command, where = ["npm", "exec", "--yes", f"--package=npm@{NPM}", "--call", there], folder.parent
+    process = subprocess.Popen(
+        command,
+        cwd=where,
+        env={**BOUNDS, **os.environ},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, errors = process.communicate(timeout=NPM_SECONDS)
+    except subprocess.TimeoutExpired:
+        without(f"npm has not installed the packages within {NPM_SECONDS:.0f} s")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        without(f"npm cannot install the packages: {' '.join(errors.splitlines()[:3])}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,8 +1,11 @@
 """Two real deepstream servers of version 2 on their own wire, a new one, and a Python node, with the bridge between."""
 
+import asyncio
 import json
+import logging
 import os
 import sys
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -19,7 +22,10 @@ NO_EVENTS = [
     b'{"action": "EVT"}',
     b'{"action": "EVT", "data": ["x", "Nx"]}',
     b'{"action": "EVT", "data": ["x", "NNaN"]}',
+    b'{"action": "EVT", "data": [["x"], "Sx"]}',
+    b'{"action": ' + 100_000 * b"[",
 ]
+NO_MESSAGES: list[Any] = [None, {}, {"message": {"action": 2}}, {"message": {"action": 2, "name": "x", "data": "x"}}]
 
 
 async def start_bridge(world: World) -> Program:
@@ -88,3 +94,67 @@ async def test_the_bridge_is_there_again_after_the_broker(world: World) -> None:
         await redis.publish("E", json.dumps({"topic": "E", "action": "EVT", "data": ["from old", "N1"], "_s": "other"}))
     await new.until_heard("from old", 1)
     assert new.heard("from old") == [1]
+
+
+async def test_what_is_no_event_of_a_new_server_is_left_out(world: World) -> None:
+    old = await world.old_server("old")
+    old.tell("subscribe", "x")
+    await old.until(lambda: any(what["is"] == "subscribed" for what in old.said), "the subscription")
+    node = await world.node()
+    bridge = await start_bridge(world)
+    for message in NO_MESSAGES:
+        await node.connector.publish("EVENT", message)
+    await node.emit("x", "good")
+    await old.until_heard("x", 1)
+    assert old.heard("x") == ["good"]
+    assert len([line for line in bridge.lines if "WARNING" in line]) == len(NO_MESSAGES)
+
+
+async def test_a_message_that_the_old_redis_refuses_stops_nothing(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    from bridge import OldWire
+
+    world.broker.ask("ACL SETUSER", "bridge", "on", ">secret", "+@all", "&EVENT")
+    async with aclosing(OldWire(world.broker.url.replace("//", "//bridge:secret@"))) as old:
+        await old.publish("E", {})
+    assert "The old Redis refuses a message: " in caplog.text
+
+
+async def test_a_silent_connection_to_the_old_redis_is_noticed(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import bridge
+
+    monkeypatch.setattr(bridge, "SILENCE", 0.2)
+    caplog.set_level(logging.INFO)
+    async with aclosing(bridge.OldWire(world.broker.url)) as old, aclosing(old.messages("E")) as messages:
+        reading = asyncio.ensure_future(anext(messages))
+        await eventually(lambda: "Listening" in caplog.text, lambda: caplog.text)
+        world.broker.freeze()
+        await eventually(lambda: "is not heard" in caplog.text, lambda: caplog.text)
+        world.broker.thaw()
+        await eventually(lambda: caplog.text.count("Listening") == 2, lambda: caplog.text)
+        world.broker.ask("PUBLISH", "E", '{"action": "EVT"}')
+        assert await reading == {"action": "EVT"}
+
+
+async def test_a_quiet_connection_to_the_old_redis_is_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import bridge
+
+    monkeypatch.setattr(bridge, "SILENCE", 0.2)
+    caplog.set_level(logging.INFO)
+    async with aclosing(bridge.OldWire(world.broker.url)) as old, aclosing(old.messages("E")) as messages:
+        reading = asyncio.ensure_future(anext(messages))
+
+        def pings() -> int:
+            found = world.broker.ask("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})
+            return int(found["calls"])
+
+        before = pings()
+        await eventually(lambda: pings() > before + 4, pings)
+        world.broker.ask("PUBLISH", "E", '{"action": "EVT"}')
+        assert await reading == {"action": "EVT"}
+    assert caplog.text.count("Listening") == 1

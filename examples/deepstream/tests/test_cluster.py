@@ -43,6 +43,23 @@ async def test_events_go_both_ways_and_none_is_doubled(world: World, serializati
     assert not world.errors
 
 
+async def test_large_events_cross_in_both_directions(world: World) -> None:
+    _, client = await world.server("a")
+    node = await world.node()
+    numbers: list[str] = []
+    await node.listen("from JavaScript", numbers.append)
+    client.tell("subscribe", "from Python")
+    await settled(node, client)
+    texts = [str(number) + 100_000 * "\N{EURO SIGN}" for number in range(10)]
+    for text in texts:
+        await node.emit("from Python", text)
+        client.tell("emit", "from JavaScript", text)
+    await client.until_heard("from Python", len(texts))
+    await eventually(lambda: len(numbers) >= len(texts), lambda: list(map(len, numbers)))
+    assert numbers == client.heard("from Python") == texts
+    assert not world.errors
+
+
 async def test_a_node_does_not_hear_its_own_events(world: World) -> None:
     _, client = await world.server("a")
     node = await world.node()
@@ -216,10 +233,99 @@ async def test_servers_know_who_is_there_and_forget_who_has_left(world: World) -
     from node import Node
 
     server, _ = await world.server("a")
-    async with Node(Connector(Settings(url=world.broker.url, node_name="visitor"))) as visitor:
+    async with Node(Connector(Settings(url=world.broker.url, node_name="visitor"))):
         await server.until_line("CLUSTER_JOIN | visitor")
-        await eventually(lambda: visitor.servers == {"a"}, lambda: visitor.servers)
     await server.until_line("CLUSTER_LEAVE | visitor")
+
+
+async def test_a_server_asks_a_node_that_comes_back_later_than_itself(world: World) -> None:
+    server, client = await world.server("a")
+    node = await world.node(heartbeat=QUIET, reconnect_delay_min=1, reconnect_delay_max=1)
+    client.tell("subscribe", "numbers")
+    await settled(node, client)
+    await drop(world, resp=2)
+    await node.emit("numbers", 1)
+    await drop(world, resp=3)
+    await client.until_heard("numbers", 1)
+    assert "the connection to Redis is lost" in "".join(server.lines)
+
+
+async def test_a_message_that_is_not_deepstreams_harms_no_other(world: World) -> None:
+    server, client = await world.server("a")
+    node = await world.node()
+    client.tell("subscribe", "numbers")
+    await settled(node, client)
+    for message in (None, {}, {"message": None}, {"message": {"topic": "E"}}, event(node.name, "numbers", 1)):
+        node.connector.publish_nowait("EVENT", message)
+    await client.until_heard("numbers", 1)
+    await server.until_line("a message is for none of deepstream's topics")
+    assert not [line for line in server.lines if "is no frame" in line]
+
+
+async def test_a_server_logs_each_loss(world: World) -> None:
+    from deepstream_msg_redis.contract import wire
+
+    server, _ = await world.server("a")
+    async with Redis(port=world.broker.port) as redis, redis.pipeline() as pipeline:
+        for sender in (b"1" * 16, b"2" * 16):
+            for number in (0, 5):
+                pipeline.publish("EVENT", wire.pack(1, wire.MESSAGES, sender, number, 0, 1, 0, b"[{}]"))
+        await pipeline.execute()
+    for sender in ("31" * 16, "32" * 16):
+        await server.until_line(f"4 messages of {sender} on topic EVENT were lost")
+
+
+async def test_a_listener_that_raises_harms_no_other(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    _, client = await world.server("a")
+    node = await world.node()
+    heard: list[Any] = []
+
+    def fail(data: Any) -> None:
+        raise LookupError(data)
+
+    await node.listen("numbers", fail)
+    await node.listen("numbers", heard.append)
+    client.tell("emit", "numbers", 1)
+    await eventually(lambda: heard, lambda: heard)
+    assert "A listener did not take an event 'numbers'." in caplog.text
+
+
+async def test_a_node_goes_on_telling_that_it_is_there_after_its_outbox_was_full(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.STATUS_SECONDS", 0.05)
+    node = await world.node(max_outbox_bytes=2000)
+    full = 0
+    publish = node.connector.publish
+
+    async def counted(*arguments: Any) -> None:
+        nonlocal full
+        try:
+            await publish(*arguments)
+        except node.connector.errors.OutboxFullError:
+            full += 1
+            raise
+
+    monkeypatch.setattr(node.connector, "publish", counted)
+    world.broker.freeze()
+    with suppress(node.connector.errors.OutboxFullError):
+        while True:
+            node.connector.publish_nowait("EVENT", event(node.name, "numbers", 1))
+    await eventually(lambda: full, lambda: full)
+    world.broker.thaw()
+    async with frames_on(world, "CLUSTER") as seen:
+        await eventually(lambda: seen, lambda: node.connector.stats())
+
+
+async def test_a_client_learns_that_an_answer_is_too_large(world: World) -> None:
+    _, client = await world.server("a")
+    node = await world.node(max_message_bytes=2000)
+    await node.provide("much", lambda count: count * "x")
+    await settled(node, client)
+    assert (await client.call("much", 10))["data"] == 10 * "x"
+    failed = await client.call("much", 3000)
+    assert failed["is"] == "error"
+    assert "at most 2000 are possible" in failed["data"]
 
 
 def event(sender: str, name: str, data: Any) -> dict[str, Any]:
