@@ -255,9 +255,9 @@ async def heard(clients: list[Client], last: int, within: float) -> bool:
     return True
 
 
-async def check_that_both_hear(programs: list[Any]) -> None:
+async def check_that_both_hear(programs: list[Any], kind: type[Client] = Client) -> None:
     """Fail unless the clients of both programs hear what the first one sends, once and in order."""
-    async with clients(Client, programs) as pair:
+    async with clients(kind, programs) as pair:
         await send_numbers(pair[0], range(100), 1000)
         assert await heard(pair, 99, PATIENCE)
         for client in pair:

@@ -63,6 +63,15 @@ def play(scene: Coroutine[Any, Any, None]) -> None:
     asyncio.run(run())
 
 
+async def publish_until_heard(fanout: Any, events: Any) -> None:
+    """Return when a subscriber of the channel "a", which does not hear yet, hears."""
+    hearing = asyncio.create_task(anext(events))
+    while not hearing.done():
+        await fanout.publish("a", "heard")
+        await asyncio.wait([hearing], timeout=0.05)
+    assert await hearing == "heard"
+
+
 async def take(events: Any, count: int) -> list[Any]:
     """Return the next events."""
     return [await anext(events) for _ in range(count)]
@@ -387,16 +396,97 @@ def test_the_end_of_a_fanout_ends_all_subscriptions(bench: Bench) -> None:
     play(scene())
 
 
-def test_without_a_broker_it_does_not_begin_and_leaves_nothing_open(bench: Bench) -> None:
+@pytest.mark.parametrize("shards", [1, 4])
+def test_it_begins_before_its_broker_and_misses_nothing(
+    packages: Mapping[str, Package], tmp_path: Path, shards: int
+) -> None:
+    async def scene(bench: Bench) -> None:
+        bench.broker.stop()
+        async with (
+            bench.node(reconnect_delay_max=0.2) as here,
+            bench.node(reconnect_delay_max=0.2) as there,
+            here.subscribe("a") as own,
+            there.subscribe("a") as other,
+        ):
+            for number in range(100):
+                here.publish_nowait("a", number)
+            assert await take(own, 100) == list(range(100))
+            bench.broker.spawn()
+            assert await take(other, 100) == list(range(100))
+
+    with packages["redis"].broker(tmp_path / "broker") as broker:
+        play(scene(Bench(packages["redis"], broker, shards)))
+
+
+def test_a_broker_that_says_nothing_holds_the_beginning_up_for_connect_timeout_and_leaves_nothing(
+    bench: Bench,
+) -> None:
     async def scene() -> None:
-        connector = bench.connector(url="redis://127.0.0.1:1", connect_timeout=0.3)
-        with pytest.raises(bench.errors.ConnectError):
-            async with bench.fanout.Fanout(connector):
+        silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1")
+        port = silent.sockets[0].getsockname()[1]
+        url = f"redis://127.0.0.1:{port}"
+        async with silent, bench.node(url=url, connect_timeout=0.3) as here, here.subscribe("a") as events:
+            here.publish_nowait("a", "here")
+            assert await anext(events) == "here"
+
+    play(scene())
+
+
+def test_a_fanout_begins_with_settings_that_are_not_known_yet(bench: Bench) -> None:
+    known: list[Any] = []
+
+    async def scene() -> None:
+        connector = bench.package.Connector(lambda: known[0])
+        async with (
+            bench.node(shards=1) as here,
+            bench.fanout.Fanout(connector) as there,
+            there.subscribe("a") as events,
+        ):
+            known.append(bench.connector(shards=1).settings)
+            await publish_until_heard(here, events)
+
+    play(scene())
+
+
+def test_a_topic_that_is_refused_is_told_at_once_and_leaves_nothing(bench: Bench) -> None:
+    async def scene() -> None:
+        connector = bench.connector()
+        with pytest.raises(bench.errors.SubscribeRefusedError):
+            async with bench.fanout.Fanout(connector, topic="CONTROL") as fanout, fanout.subscribe("a"):
                 pass
         with pytest.raises(bench.errors.ClosedError):
             await connector.connect()
 
     play(scene())
+
+
+def test_a_refusal_after_an_outage_is_logged_and_tried_again(
+    packages: Mapping[str, Package], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    package = packages["redis"]
+    transport = package.module("transport").BrokerTransport
+    subscribe, refused = transport.subscribe, list[str]()
+
+    async def without_rights(self: Any, topic: str) -> None:
+        if topic == "fanout" and len(refused) < 2:
+            refused.append(topic)
+            raise package.module("contract").SubscribeRefusedError("no rights to this topic")
+        await subscribe(self, topic)
+
+    async def scene(bench: Bench) -> None:
+        bench.broker.stop()
+        async with bench.node(reconnect_delay_max=0.2) as here, here.subscribe("a") as events:
+            bench.broker.spawn()
+            async with bench.node() as there:
+                await publish_until_heard(there, events)
+
+    monkeypatch.setattr(transport, "subscribe", without_rights)
+    monkeypatch.setattr(package.module("hosts.joining"), "RETRY", 0.1)
+    with package.broker(tmp_path / "broker") as broker:
+        play(scene(Bench(package, broker, shards=1)))
+    lines = [record.getMessage() for record in caplog.records if "does not hear the others" in record.getMessage()]
+    assert len(lines) == 2
+    assert "no rights to this topic" in lines[0]
 
 
 def test_fanouts_with_different_topics_do_not_hear_each_other(bench: Bench) -> None:

@@ -297,6 +297,7 @@ async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
         await subscribe(self, topic)
 
     monkeypatch.setattr(transport, "subscribe", late)
+    monkeypatch.setattr(joined.package.module("hosts.joining"), "RETRY", 0.1)
     async with joined.plugin(publish_timeout=0.2) as there:
         other = await there.subscribe("room")
         assert len(calls) > 1

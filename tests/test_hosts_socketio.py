@@ -578,7 +578,7 @@ async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> 
 async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
     log = joined.log()
     with joined.blocking() as connector, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joined.adapter, "RETRY", 0.1)
+        patch.setattr(joined.package.module("hosts.joining"), "RETRY", 0.1)
         manager = joined.adapter.BlockingConnectorManager(connector, "CONTROL")
         server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger)
         with threaded(socketio.WSGIApp(server)) as port:
