@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ def free_ports(count: int) -> int:
 
 
 @pytest.fixture
-def first_port(packages: Mapping[str, Package], tmp_path: Path) -> Iterator[int]:
+def first_port(package: Package, tmp_path: Path) -> Iterator[int]:
     """Run the example; return the port of its first node."""
     port = free_ports(4)
-    environment = {**os.environ, "PYTHONPATH": str(packages["redis"].source)}
+    environment = {**os.environ, "PYTHONPATH": str(package.source)}
     command = [sys.executable, str(EXAMPLE / "cluster.py"), str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hosting import (
@@ -49,11 +50,9 @@ def test_an_outage_of_the_broker_costs_no_message(
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_servers_start_before_their_broker(host: str, packages: Mapping[str, Package], tmp_path: Path) -> None:
-    package = packages["redis"]
-    with package.broker(tmp_path / "broker") as broker:
-        broker.stop()
-        with package.programs(tmp_path, host, CONNECTOR, broker) as programs:
-            broker.spawn()
-            broker.wait_until_ready()
-            asyncio.run(check_that_both_hear(programs, client_class(host)))
+def test_servers_start_before_their_broker(host: str, package: Package, own_broker: Any, tmp_path: Path) -> None:
+    own_broker.stop()
+    with package.programs(tmp_path, host, CONNECTOR, own_broker) as programs:
+        own_broker.spawn()
+        own_broker.wait_until_ready()
+        asyncio.run(check_that_both_hear(programs, client_class(host)))
