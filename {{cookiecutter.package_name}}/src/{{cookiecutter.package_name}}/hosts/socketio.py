@@ -76,13 +76,13 @@ class ConnectorManager(_Manager, AsyncPubSubManager):
                 async with self.connector.messages(self.channel) as messages:
                     async for message in messages:
                         yield message
+                break
             except ClosedError:
-                pass
+                break
             except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
                 joining.log_deaf(error)
                 await asyncio.sleep(joining.RETRY)
-                continue
-            raise asyncio.CancelledError  # which ends the server's task without a complaint
+        raise asyncio.CancelledError  # which ends the server's task without a complaint
 
 
 class BlockingConnectorManager(_Manager, PubSubManager):
