@@ -129,7 +129,8 @@ class Tab:
 
 
 def test_two_tabs_on_two_nodes_miss_nothing_while_the_broker_is_killed(browser: Chrome, first_port: int) -> None:
-    tabs = [Tab(browser, f"http://127.0.0.1:{first_port + number}/") for number in range(2)]
+    places = f"127.0.0.1:{first_port}", f"localhost:{first_port + 1}"
+    tabs = [Tab(browser, f"http://{place}/") for place in places]
     here, there = tabs
     for tab, node in zip(tabs, NODES, strict=False):
         tab.until_all_are("ready")
