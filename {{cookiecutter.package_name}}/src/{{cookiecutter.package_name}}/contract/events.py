@@ -10,6 +10,7 @@ from typing import Any
 from pyee.base import EventEmitter
 
 from . import tasks
+from .errors import ListenerError
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
@@ -62,7 +63,7 @@ class Events:
     def report(self, error: Exception) -> None:
         """Emit `error` as an `error` event, or log it if nobody listens for those; raise nothing."""
         if not self.emit("error", error):
-            _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__)
+            log_error(error)
 
     async def close(self) -> None:
         """Wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
@@ -126,6 +127,12 @@ def shown(value: object, form: Callable[[Any], str] = repr) -> str:
         return form(value)
     except BaseException:
         return f"<{type(value).__name__}>"
+
+
+def log_error(error: Exception) -> None:
+    """Log what an `error` event says, in one line; with a traceback where the fault is in the host's own code."""
+    is_hosts_own = isinstance(error, ListenerError)
+    _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__ if is_hosts_own else None)
 
 
 def log_failure(event: str, error: BaseException) -> None:

@@ -1,13 +1,11 @@
 """What a host is told of messages that are missing, and what is logged of those and of other errors."""
 
-import logging
 from collections.abc import Callable
 
 from .. import Connector
 from ..contract import ConnectorError, MessagesLostError, SlowListenerError
+from ..contract.events import log_error
 from ..contract.floods import Flood
-
-logger = logging.getLogger(__name__.partition(".")[0])
 
 
 def watch(connector: Connector, topic: str, lost: Callable[[], object]) -> None:
@@ -17,7 +15,7 @@ def watch(connector: Connector, topic: str, lost: Callable[[], object]) -> None:
     """
 
     def take(error: Exception) -> None:
-        _log(error)
+        log_error(error)
         if isinstance(error, MessagesLostError | SlowListenerError) and error.topic == topic:
             lost()
 
@@ -32,7 +30,7 @@ class Unsent:
 
     def __init__(self) -> None:
         self._last: Exception | None = None
-        self._flood = Flood(_log, self._word)
+        self._flood = Flood(log_error, self._word)
 
     def __call__(self, error: Exception | None) -> None:
         if error:
@@ -45,7 +43,3 @@ class Unsent:
 
     def _word(self, count: int) -> Exception:
         return ConnectorError(f"Messages of this node that others may miss: {count}. The last one: {self._last}")
-
-
-def _log(error: Exception) -> None:
-    logger.error("%s: %s", type(error).__name__, error, exc_info=error.__cause__)

@@ -18,16 +18,33 @@ from uuid import uuid4
 
 from socketio import PubSubManager
 from socketio.async_pubsub_manager import AsyncPubSubManager
+from socketio.base_manager import BaseManager
 
 from .. import BlockingConnector, Connector
 from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
-from .losses import Unsent, logger
-
-RETRY = 5.0
-"""Seconds after which a server that could not begin to hear the others tries again."""
+from . import joining
+from .losses import Unsent
 
 
-class ConnectorManager(AsyncPubSubManager):
+class _Manager(BaseManager):
+    """What both managers are."""
+
+    name = "connector"
+
+    def __init__(self, connector: Any, channel: str = "socketio", **options: Any) -> None:
+        super().__init__(channel=channel, **options)
+        self.connector = connector
+        self._process = os.getpid()
+        self._unsent = Unsent()
+
+    def initialize(self) -> None:
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
+        super().initialize()
+
+
+class ConnectorManager(_Manager, AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
@@ -37,20 +54,11 @@ class ConnectorManager(AsyncPubSubManager):
     `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
     """
 
-    name = "connector"
+    connector: Connector
 
     def __init__(self, connector: Connector, channel: str = "socketio", **options: Any) -> None:
-        super().__init__(channel=channel, **options)
-        self.connector = connector
-        self._process = os.getpid()
-        self._unsent = Unsent()
+        super().__init__(connector, channel, **options)
         connector.on("close", self._unsent.flush)
-
-    def initialize(self) -> None:
-        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
-        if os.getpid() != self._process:
-            self.host_id = uuid4().hex
-        super().initialize()
 
     async def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
@@ -68,16 +76,16 @@ class ConnectorManager(AsyncPubSubManager):
                 async with self.connector.messages(self.channel) as messages:
                     async for message in messages:
                         yield message
+                break
             except ClosedError:
-                pass
+                break
             except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
-                _log_deaf(error)
-                await asyncio.sleep(RETRY)
-                continue
-            raise asyncio.CancelledError  # which ends the server's task without a complaint
+                joining.log_deaf(error)
+                await asyncio.sleep(joining.RETRY)
+        raise asyncio.CancelledError  # which ends the server's task without a complaint
 
 
-class BlockingConnectorManager(PubSubManager):
+class BlockingConnectorManager(_Manager, PubSubManager):
     """Emits from code without an event loop, in any thread: `BlockingConnectorManager(connector, write_only=True)`.
 
     It emits to the clients of all servers, without being one. An emit does not wait for the broker; the connector
@@ -86,19 +94,7 @@ class BlockingConnectorManager(PubSubManager):
     Without `write_only`, it joins a `Server` of threads to the others. `options` are those of `ConnectorManager`.
     """
 
-    name = "connector"
-
-    def __init__(self, connector: BlockingConnector, channel: str = "socketio", **options: Any) -> None:
-        super().__init__(channel=channel, **options)
-        self.connector = connector
-        self._process = os.getpid()
-        self._unsent = Unsent()
-
-    def initialize(self) -> None:
-        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
-        if os.getpid() != self._process:
-            self.host_id = uuid4().hex
-        super().initialize()
+    connector: BlockingConnector
 
     def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
@@ -116,14 +112,10 @@ class BlockingConnectorManager(PubSubManager):
             except ClosedError:
                 return
             except ConnectorError as error:
-                _log_deaf(error)
-                time.sleep(RETRY)
+                joining.log_deaf(error)
+                time.sleep(joining.RETRY)
         while True:
             yield heard.get()
 
     async def _log_unsent(self, error: Exception, _: object) -> None:
         self._unsent(error)
-
-
-def _log_deaf(error: Exception) -> None:
-    logger.error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
