@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -386,6 +387,36 @@ def test_the_end_of_a_fanout_ends_all_subscriptions(bench: Bench) -> None:
     play(scene())
 
 
+def test_a_subscriber_that_comes_before_the_beginning_hears_other_nodes(bench: Bench) -> None:
+    async def scene() -> None:
+        early = bench.fanout.Fanout(bench.connector())
+        async with early.subscribe("a") as events, early, bench.node() as other:
+            await other.publish("a", "hello")
+            assert await anext(events) == "hello"
+
+    play(scene())
+
+
+def test_a_large_message_blocks_the_loop_not_much_longer_with_a_subscriber_than_without(bench: Bench) -> None:
+    message = [{"a": number} for number in range(80_000)]
+
+    async def scene() -> None:
+        async with bench.node() as fanout:
+
+            def time_to_publish() -> float:
+                begun = time.thread_time()
+                fanout.publish_nowait("a", message)
+                return time.thread_time() - begun
+
+            alone = min(time_to_publish() for _ in range(5))
+            async with fanout.subscribe("a") as events:
+                with_one = min(time_to_publish() for _ in range(5))
+                assert await take(events, 5) == [message] * 5
+            assert with_one < 3 * alone
+
+    play(scene())
+
+
 @pytest.mark.parametrize("shards", [1, 4])
 def test_it_begins_before_its_broker_and_misses_nothing(package: Package, own_broker: Any, shards: int) -> None:
     bench = Bench(package, own_broker, shards)
@@ -492,7 +523,13 @@ def test_fanouts_with_different_topics_do_not_hear_each_other(bench: Bench) -> N
     play(scene())
 
 
-def test_a_bound_of_none_is_refused(bench: Bench) -> None:
+def test_bounds_and_channels_of_a_wrong_kind_are_refused(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.node() as here:
+            with pytest.raises(TypeError, match="channel = 5: must be a str"):
+                await here.subscribe(5).__aenter__()
+
+    play(scene())
     connector = bench.connector()
     with pytest.raises(ValueError, match="max_pending = 0: must be at least 1"):
         bench.fanout.Fanout(connector, max_pending=0)

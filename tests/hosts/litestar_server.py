@@ -13,7 +13,10 @@ from serving import REDIS_URL, module, package, serve
 @websocket("/ws")
 async def talk(socket: WebSocket[Any, Any, Any], channels: ChannelsPlugin) -> None:
     await socket.accept()
-    async with channels.start_subscription("room") as subscriber, subscriber.run_in_background(socket.send_text):
+    async with (
+        channels.start_subscription("room") as subscriber,
+        subscriber.run_in_background(socket.send_text, join=False),
+    ):
         async for text in socket.iter_data("text"):
             channels.publish(text, "room")
 

@@ -171,6 +171,11 @@ def by_code(code: int) -> Serialization:
     return _BY_CODE[code]
 
 
+def as_it_arrives(message: Any) -> Any:
+    """Return what listeners get elsewhere for a message that has been serialised, and so has nothing wrong with it."""
+    return SERIALIZATIONS[0].copy(b"[%b]" % _to_json(message))[0]
+
+
 def _prove(message: Any, as_json: bytes) -> None:
     """Raise `TypeError` or `ValueError` if a message would not arrive as it is, or is nested too deep."""
     if _brackets(as_json) > MAX_DEPTH or _from_json(as_json) != message:

@@ -1,7 +1,6 @@
 """Channels across nodes for servers with plain websockets or server-sent events: Starlette, FastAPI, Quart, aiohttp."""
 
 import asyncio
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -11,6 +10,7 @@ from typing import Any, Self
 
 from .. import Connector
 from ..contract import ClosedError, NotReadyError, Receipt
+from ..contract.serialization import as_it_arrives
 from .joining import Joined, start
 from .losses import Unsent, watch
 
@@ -58,8 +58,7 @@ class Fanout:
             await start(self._connector)
             with suppress(NotReadyError):  # the settings come from a function, and are not known yet
                 self._is_sharded = self._connector.settings.shards > 1
-            if not self._is_sharded:
-                await self._joined.join(None)
+            await self._joined.join(*(self._channels if self._is_sharded else (None,)))
         except BaseException:
             await self._connector.close()
             raise
@@ -104,7 +103,10 @@ class Fanout:
         Raises:
             ClosedError: the block of the `Fanout` was left.
             SubscribeRefusedError: with `shards`, the broker refused.
+            TypeError: `channel` is no text.
         """
+        if not isinstance(channel, str):
+            raise TypeError(f"channel = {channel!r}: must be a str")
         if self._is_over:
             raise ClosedError("The Fanout is closed: make a new one.")
         events = Events(self._most)
@@ -125,8 +127,7 @@ class Fanout:
     def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object]) -> None:
         self._connector.publish_nowait(self._topic, [channel, message], callback, key=channel)
         if channel in self._channels:
-            event = message if type(message) is str else json.loads(json.dumps(message))  # as it arrives elsewhere
-            self._hand(channel, event)
+            self._hand(channel, message if type(message) is str else as_it_arrives(message))
 
     def _take(self, message: Any) -> None:
         channel, event = message

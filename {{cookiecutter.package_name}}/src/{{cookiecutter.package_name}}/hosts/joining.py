@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from .. import Connector
-from ..contract import ConnectError, ConnectorError, SubscribeError, SubscribeRefusedError
+from ..contract import ConnectError, ConnectorError, SubscribeError, SubscribeRefusedError, tasks
 from ..contract.listeners import Listener
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -52,29 +52,38 @@ class Joined:
             SubscribeRefusedError: the broker refused. It is tried again until the key is left.
             ClosedError: the connector was closed.
         """
-        tasks = {key: self.keys.get(key) or self._begin(key) for key in keys}
-        while self._connector.is_ready and not all(task.done() or key in self._refused for key, task in tasks.items()):
+        joining = {key: self.keys.get(key) or self._begin(key) for key in keys}
+
+        def is_over() -> bool:
+            return all(task.done() or key in self._refused for key, task in joining.items())
+
+        while self._connector.is_ready and not is_over():
             self._news.clear()
             await self._news.wait()
-        for key, task in tasks.items():
+        for key, task in joining.items():
             if key in self._refused:
                 raise self._refused[key]
             if task.done() and not task.cancelled():
                 task.result()
 
     async def leave(self, *keys: str | None) -> None:
-        """Return when the broker has been told which of its topics nobody here needs any more."""
+        """Return when the broker has been told which of its topics nobody here needs any more.
+
+        Who joins meanwhile comes after that, with any of the keys.
+        """
+        leaving = []
         for key in keys:
-            task = self.keys.pop(key, None)
+            joining = self.keys.pop(key, None)
             self._refused.pop(key, None)
-            if task and task.done():
-                with suppress(ConnectorError):  # it may have been told already, or be closed
-                    await self._connector.unsubscribe(self._topic, self._listener, key=key)
-            elif task:
-                task.cancel()
+            if joining and joining.done():
+                leaving.append(tasks.start(self._unsubscribe(key)))
+            elif joining:
+                joining.cancel()
+        if leaving:
+            await asyncio.wait(leaving)
 
     def _begin(self, key: str | None) -> "asyncio.Task[None]":
-        task = self.keys[key] = asyncio.create_task(self._subscribe(key))
+        task = self.keys[key] = tasks.start(self._subscribe(key))
         task.add_done_callback(self._done)
         return task
 
@@ -89,6 +98,10 @@ class Joined:
                     self._news.set()
             await asyncio.sleep(RETRY)
             self._refused.pop(key, None)
+
+    async def _unsubscribe(self, key: str | None) -> None:
+        with suppress(ConnectorError):  # it may have been told already, or be closed
+            await self._connector.unsubscribe(self._topic, self._listener, key=key)
 
     def _done(self, task: "asyncio.Task[None]") -> None:
         self._news.set()

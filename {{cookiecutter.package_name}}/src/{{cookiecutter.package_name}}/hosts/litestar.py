@@ -71,8 +71,8 @@ class ConnectorChannelsBackend(ChannelsBackend):
     async def publish(self, data: bytes, channels: Iterable[str]) -> None:
         """Send `data` to all who listen to one of `channels`, once for each of these.
 
-        Returns when the message has its place behind those published before, and there is room for more. What does not
-        reach other processes is logged: an exception would end the plugin's publishing for good.
+        Returns when the message has its place behind those published before, and there is room for more. What cannot
+        be sent is logged, and reaches nobody: an exception would end the plugin's publishing for good.
 
         Raises:
             RuntimeError: before `on_startup`, and after `on_shutdown`.
@@ -152,12 +152,13 @@ class _Node:
         try:
             packed = _pack(data)
             for channel in dict.fromkeys(channels):
-                self._hand_out(channel, data)
                 try:
                     self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size), channel)
-                    self._unconfirmed += size
                 except ConnectorError as error:
                     self._unsent(error)
+                else:
+                    self._unconfirmed += size
+                    self._hand_out(channel, data)
         except Exception as error:
             self._unsent(error)
         if self._unconfirmed > ROOM:
