@@ -521,6 +521,69 @@ def test_views_in_many_threads_send_without_a_new_connection(bench: Bench) -> No
     play(scene())
 
 
+def test_what_many_threads_send_comes_in_one_order_to_all_processes(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer(capacity=8000) as here, bench.layer(capacity=8000) as there:
+            channels = [(layer, await joined(layer, "a")) for layer in (here, there)]
+
+            async def speak(thread: int) -> None:
+                for number in range(1000):
+                    await here.group_send("a", message([thread, number]))
+
+            interval = sys.getswitchinterval()
+            sys.setswitchinterval(1e-6)  # so that threads come in one another's way
+            try:
+                await asyncio.gather(*(asyncio.to_thread(asyncio.run, speak(thread)) for thread in range(8)))
+            finally:
+                sys.setswitchinterval(interval)
+            own, other = [await numbers(layer, channel, 8000) for layer, channel in channels]
+            assert own == other
+            for thread in range(8):
+                assert [number for who, number in own if who == thread] == list(range(1000))
+
+    play(scene())
+
+
+def test_one_that_sends_without_end_does_not_keep_others_of_its_event_loop_waiting(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer() as here, bench.layer() as there:
+            own, other = await joined(here, "a"), await joined(there)
+            for name, send in (("a", here.group_send), (own, here.send), (other, here.send)):
+                turn = asyncio.Event()
+                asyncio.get_running_loop().call_soon(turn.set)
+                await send(name, message(0))
+                assert turn.is_set()
+
+    play(scene())
+
+
+def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
+    class Sending(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(StopIteration):
+                here.group_send("log", message("full")).send(None)
+
+    async def scene() -> None:
+        nonlocal here
+        async with bench.layer(capacity=1) as here:
+            full, log = await joined(here, "a"), await joined(here, "log")
+            await here.group_send("a", message(0))
+            await here.group_send("a", message(1))
+            assert await numbers(here, full, 1) == [0]
+            assert await numbers(here, log, 1) == ["full"]
+
+    here: Any = None
+    logger, handler = logging.getLogger(bench.mailboxes.__name__), Sending()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        play(scene())
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def test_receivers_wait_in_threads_of_their_own(bench: Bench) -> None:
     async def scene() -> None:
         async with bench.layer() as here, bench.layer() as there:

@@ -64,8 +64,8 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """Begin as a process does that has not used the layer yet."""
         self._process = secrets.token_hex(8)
         self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
-        self._sending = threading.Lock()
-        """Who holds it sends to a group, so that its channels here get messages in the order in which others get them."""
+        self._sending = threading.RLock()
+        """Who holds it sends to a group: its channels here get messages in the order in which those elsewhere do."""
         self._lock = threading.Lock()
         self._listening: dict[str, Future[None]] = {}
         """By key: that messages with this key arrive."""
@@ -112,16 +112,18 @@ class ConnectorChannelLayer(BaseChannelLayer):
                         self._publish("have", channel, None, _key(channel))
         except (OverflowError, OutboxFullError) as error:
             raise ChannelFull(str(error)) from error
+        await _others_have_their_turn()
 
     async def receive(self, channel: str) -> Any:
         """Return the next message of a channel; of several that wait, the first gets it. Cancelling loses no message.
 
         Raises:
             ValueError: the channel belongs to another process.
+            OutboxFullError: the channel is of no process, and others cannot be asked for a message.
             ConnectError and what else `new_channel` raises.
         """
         self.require_valid_channel_name(channel)
-        if _owner(channel) not in (None, self._process):
+        if not self._can_receive(channel):
             raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
         await self._listen(_key(channel))
         return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
@@ -132,7 +134,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """Have the channel get what is sent to the group from now on; one of another process as soon as that knows."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        if _owner(channel) in (None, self._process):
+        if self._can_receive(channel):
             self._boxes.join(group, channel)
             await self._listen(group)
         else:
@@ -142,7 +144,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        if _owner(channel) in (None, self._process):
+        if self._can_receive(channel):
             self._boxes.leave(group, channel)
         else:
             self._publish("group_discard", group, channel, _key(channel))
@@ -160,7 +162,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         with self._sending:
             self._publish("group_send", group, content, group)
             self._boxes.put_group(group, content)
-        await asyncio.sleep(0)  # so that a consumer that sends without end does not keep all others waiting
+        await _others_have_their_turn()
 
     # Ends.
 
@@ -176,6 +178,9 @@ class ConnectorChannelLayer(BaseChannelLayer):
         self._unsent.flush()
 
     # The connector.
+
+    def _can_receive(self, channel: str) -> bool:
+        return _owner(channel) in (None, self._process)
 
     async def _listen(self, key: str) -> None:
         """Return when messages with this key arrive from other processes."""
@@ -251,3 +256,8 @@ def _owner(channel: str) -> str | None:
 def _key(channel: str) -> str:
     """Return the key of messages of a channel, which no group has."""
     return f"{_owner(channel) or channel}!"
+
+
+async def _others_have_their_turn() -> None:
+    """Let the event loop go round, for the sake of those on it who would wait for one that sends without end."""
+    await asyncio.sleep(0)

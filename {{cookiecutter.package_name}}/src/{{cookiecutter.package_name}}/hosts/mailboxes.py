@@ -20,10 +20,13 @@ _MISSED = (inf, {"type": MISSED})
 
 
 class WakingLock:
-    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release."""
+    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release.
+
+    A thread may take it again, as a handler of the log may that sends by the channel layer.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._woken: list[asyncio.Future[None]] = []
 
     def __enter__(self) -> None:
@@ -36,7 +39,7 @@ class WakingLock:
         self._lock.release()
         if woken:
             here = asyncio.get_running_loop()
-            for loop, waiters in groupby(woken, asyncio.Future.get_loop):
+            for loop, waiters in groupby(woken, lambda waiter: waiter.get_loop()):
                 if loop is here:
                     _wake(waiters)
                 else:
