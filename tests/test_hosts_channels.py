@@ -558,6 +558,8 @@ def test_one_that_sends_without_end_does_not_keep_others_of_its_event_loop_waiti
 
 
 def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
+    here: Any = None
+
     class Sending(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(StopIteration):
@@ -572,7 +574,6 @@ def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
             assert await numbers(here, full, 1) == [0]
             assert await numbers(here, log, 1) == ["full"]
 
-    here: Any = None
     logger, handler = logging.getLogger(bench.mailboxes.__name__), Sending()
     level = logger.level
     logger.addHandler(handler)
