@@ -23,7 +23,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 from django.test import override_settings
 from django.utils.safestring import mark_safe
-from hosting import PATIENCE, Package, blocks, check_that_both_hear, play
+from hosting import PATIENCE, Client, Package, blocks, check_that_both_hear, clients, play
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -510,6 +510,70 @@ def test_views_in_many_threads_send_without_a_new_connection(bench: Bench) -> No
     play(scene())
 
 
+def test_what_many_threads_send_comes_in_one_order_to_all_processes(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer(capacity=8000) as here, bench.layer(capacity=8000) as there:
+            channels = [(layer, await joined(layer, "a")) for layer in (here, there)]
+
+            async def speak(thread: int) -> None:
+                for number in range(1000):
+                    await here.group_send("a", message([thread, number]))
+
+            interval = sys.getswitchinterval()
+            sys.setswitchinterval(1e-6)  # so that threads come in one another's way
+            try:
+                await asyncio.gather(*(asyncio.to_thread(asyncio.run, speak(thread)) for thread in range(8)))
+            finally:
+                sys.setswitchinterval(interval)
+            own, other = [await numbers(layer, channel, 8000) for layer, channel in channels]
+            assert own == other
+            for thread in range(8):
+                assert [number for who, number in own if who == thread] == list(range(1000))
+
+    play(scene())
+
+
+def test_one_that_sends_without_end_does_not_keep_others_of_its_event_loop_waiting(bench: Bench) -> None:
+    async def scene() -> None:
+        async with bench.layer() as here, bench.layer() as there:
+            own, other = await joined(here, "a"), await joined(there)
+            for name, send in (("a", here.group_send), (own, here.send), (other, here.send)):
+                turn = asyncio.Event()
+                asyncio.get_running_loop().call_soon(turn.set)
+                await send(name, message(0))
+                assert turn.is_set()
+
+    play(scene())
+
+
+def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
+    here: Any = None
+
+    class Sending(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with suppress(StopIteration):
+                here.group_send("log", message("full")).send(None)
+
+    async def scene() -> None:
+        nonlocal here
+        async with bench.layer(capacity=1) as here:
+            full, log = await joined(here, "a"), await joined(here, "log")
+            await here.group_send("a", message(0))
+            await here.group_send("a", message(1))
+            assert await numbers(here, full, 1) == [0]
+            assert await numbers(here, log, 1) == ["full"]
+
+    logger, handler = logging.getLogger(bench.mailboxes.__name__), Sending()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        play(scene())
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+
+
 def test_receivers_wait_in_threads_of_their_own(bench: Bench) -> None:
     async def scene() -> None:
         async with bench.layer() as here, bench.layer() as there:
@@ -743,7 +807,19 @@ def test_consumers_talk(bench: Bench) -> None:
         channel_layers.backends.clear()
 
 
-def test_the_site_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
-    (code,) = blocks("channels.md", "python")
-    with packages["redis"].printed(tmp_path, broker, code, "chat") as programs:
-        play(check_that_both_hear(programs))
+def test_the_code_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
+    site, script = blocks("channels.md", "python")
+
+    async def scene(programs: list[Any]) -> None:
+        await check_that_both_hear(programs)
+        async with clients(Client, programs) as pair:
+            (tmp_path / "first" / "announce.py").write_text(script)
+            place = {"PYTHONPATH": str(package.source), f"{package.name.upper()}_URL": broker.url}
+            words = (sys.executable, "announce.py")
+            ended = await asyncio.to_thread(run, *words, cwd=tmp_path / "first", environment=place, timeout=PATIENCE)
+            assert (ended.returncode, ended.stdout) == (0, "")
+            await asyncio.gather(*(client.until("from a script") for client in pair))
+
+    package = packages["redis"]
+    with package.printed(tmp_path, broker, site, "chat") as programs:
+        play(scene(programs))

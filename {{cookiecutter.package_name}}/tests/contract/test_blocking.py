@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ..subject import BlockingConnector, Connector, Settings, contract
+from ..subject import BlockingConnector, Connector, Settings, contract, sending
 from .nodes import Log, Node, in_environment, patience
 from .proxy import Proxy
 from .public import Change, MakeNode
@@ -79,7 +79,7 @@ async def test_all_threads_share_one_connection(
     def speak(thread: int) -> None:
         gate.wait()
         for number in range(63):
-            connector.publish(topic, [thread, number])
+            (connector.publish_nowait if number % 3 else connector.publish)(topic, [thread, number])
 
     before = proxy.accepted
     await asyncio.to_thread(connector.publish, topic, [16, 0])
@@ -126,6 +126,33 @@ async def test_errors_are_those_of_a_connector(blocking: MakeBlocking, topic: st
         await asyncio.to_thread(connector.unsubscribe, topic, print)
     with pytest.raises(TypeError, match="settings must be Settings"):
         BlockingConnector("redis://127.0.0.1")  # type: ignore[arg-type]
+
+
+@pytest.mark.clause("L10", "T3")
+async def test_threads_share_the_room_of_the_outbox(
+    blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    await proxy.refuse()
+    room = 100 * (100 + sending.MESSAGE_COST)
+    connector, outcomes = blocking(**through, publish_timeout=60, max_outbox_bytes=room), Mailbox()
+    gate = threading.Barrier(16)
+
+    def fill(_: int) -> int:
+        gate.wait()
+        for count in range(1000):
+            try:
+                connector.publish_nowait(topic, "x" * 98, outcomes)
+            except contract.OutboxFullError:
+                return count
+        return 1000
+
+    with ThreadPoolExecutor(16) as threads:
+        async with patience("a full outbox"):
+            taken = sum(await asyncio.to_thread(lambda: list(threads.map(fill, range(16)))))
+    assert 99 <= taken <= 100  # a message that comes to the connector's thread at that moment may count twice
+    await proxy.heal()
+    assert await outcomes.count(taken) == [None] * taken
+    await asyncio.to_thread(connector.publish, topic, "room again")
 
 
 @pytest.mark.clause("L10", "M11")

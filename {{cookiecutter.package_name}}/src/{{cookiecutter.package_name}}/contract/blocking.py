@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from .connection import CLOSING_TIME
 from .connector import Callback, MessageConnector
-from .errors import ClosedError, ConnectorError
+from .errors import ClosedError, ConnectorError, NotReadyError
 from .listeners import Listener
 from .threads import DaemonThreads
 from .transport import S
@@ -83,7 +83,11 @@ class BlockingMessageConnector(Generic[S]):
 
         if self._running and self._running.is_here:
             self._running.connector.publish_nowait(topic, message, callback, key)
-        else:
+            return
+        try:
+            with self._lock:
+                self._thread().connector.hand_over(topic, message, callback, key)
+        except NotReadyError:  # the thread has only just begun
             self._wait_for(use)
 
     def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
@@ -132,11 +136,7 @@ class BlockingMessageConnector(Generic[S]):
             ClosedError: `close()` was called.
         """
         with self._lock:
-            if self._is_closed:
-                raise ClosedError("The BlockingConnector is closed: make a new one.")
-            if self._running is None:
-                self._running = ConnectorThread(self.connector_class(self._settings), self.close)
-            return self._running.submit(use)
+            return self._thread().submit(use)
 
     def __enter__(self) -> Self:
         return self
@@ -150,6 +150,14 @@ class BlockingMessageConnector(Generic[S]):
         """Begin as a process does that has not used it yet."""
         self._lock = threading.Lock()
         self._running = None
+
+    def _thread(self) -> "ConnectorThread[S]":
+        """Return the thread, which has begun; only for those who hold the lock."""
+        if self._is_closed:
+            raise ClosedError("The BlockingConnector is closed: make a new one.")
+        if self._running is None:
+            self._running = ConnectorThread(self.connector_class(self._settings), self.close)
+        return self._running
 
     def _wait_for(self, use: "Use[S, Any]") -> None:
         if self._running and self._running.is_here:

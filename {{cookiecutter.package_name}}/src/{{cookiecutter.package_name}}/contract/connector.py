@@ -339,10 +339,7 @@ class MessageConnector(Generic[S]):
         error, to the `error` event.
         """
         node = self._connected()
-        if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
-            topic = self._place(node, topic, key)
-        settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
-        node.outbox.add(topic, node.serialization.encode(message, node.sender.largest), settle)
+        node.outbox.add(*self._prepared(node, topic, message, callback, key))
 
     async def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
@@ -551,7 +548,28 @@ class MessageConnector(Generic[S]):
             complaint.__cause__ = raised
             self._report(complaint)
 
+    # Other threads.
+
+    def hand_over(self, topic: str, message: Any, callback: Callback | None, key: str | None) -> None:
+        """Do what `publish_nowait` does, on another thread; no two threads may do this at the same time.
+
+        For `BlockingConnector`, which sees to it that this is not called once `close` was.
+        """
+        node = self._node
+        if node is None:
+            raise self._not_ready()
+        node.outbox.hand(*self._prepared(node, topic, message, callback, key))
+
     # Checks.
+
+    def _prepared(
+        self, node: Node[S], topic: str, message: Any, callback: Callback | None, key: str | None
+    ) -> tuple[str, bytes, Settle]:
+        """Return what the outbox takes."""
+        if type(topic) is not str or topic not in node.sender.lanes or node.is_sharded or key is not None:
+            topic = self._place(node, topic, key)
+        settle: Settle = self._report_failure if callback is None else partial(self._call_back, callback)
+        return topic, node.serialization.encode(message, node.sender.largest), settle
 
     def _publish_from_outside(self, topic: str, message: Any, key: str | None) -> Coroutine[Any, Any, None]:
         """Take a message where no event loop runs, for one that is handed to `run_coroutine_threadsafe`."""
@@ -607,7 +625,7 @@ class MessageConnector(Generic[S]):
             raise self._closed()
         node = self._node
         if node is None or not self._is_open:
-            raise NotReadyError(f"The connector to {self._where} is not connected: await connect(), or call start().")
+            raise self._not_ready()
         return node
 
     def _is_called_by_us(self) -> bool:
@@ -624,6 +642,9 @@ class MessageConnector(Generic[S]):
     def _where(self) -> str:
         settings = self._known_settings
         return settings.where if settings else "the broker"
+
+    def _not_ready(self) -> NotReadyError:
+        return NotReadyError(f"The connector to {self._where} is not connected: await connect(), or call start().")
 
     def _closed(self) -> ClosedError:
         return ClosedError(f"The connector to {self._where} is closed: make a new one.")

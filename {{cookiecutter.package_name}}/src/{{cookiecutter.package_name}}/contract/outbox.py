@@ -1,6 +1,7 @@
 """What is published, from `publish` to the broker's answer: the tasks and timers around the numbers of `sending`."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
@@ -53,6 +54,12 @@ class Outbox(Generic[S]):
         self._alarm_at = self._expected = inf
         """When the alarm goes off; and when it would go off if the loop were never blocked."""
         self._emptied: asyncio.Future[None] | None = None
+        self._handed: deque[tuple[str, bytes, Settle]] = deque()
+        """What another thread has handed over, until the event loop comes to it."""
+        self._handed_bytes = self._taken_bytes = 0
+        """How much was ever handed over; and how much of it the event loop has taken."""
+        self._is_told = False
+        """Whether the event loop will look at what was handed over."""
         self.published = 0
 
     @property
@@ -62,13 +69,9 @@ class Outbox(Generic[S]):
 
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
         """Take one message; raise `OutboxFullError` if there is no room for it."""
-        sender, most = self._sender, self._settings.max_outbox_bytes
-        if sender.bytes + len(data) + MESSAGE_COST > most:
-            raise OutboxFullError(
-                f"{self.pending} messages wait to be sent to {self._link.where}; this one, of {len(data)} bytes, would "
-                f"be more than max_outbox_bytes = {most} allows ({MESSAGE_COST} bytes are added for each message). "
-                "Publish more slowly, or raise the limit."
-            )
+        sender = self._sender
+        if sender.bytes + len(data) + MESSAGE_COST > self._settings.max_outbox_bytes:
+            raise self._full(data)
         now, timeout = self._time(), self._timeout
         if now > self._expected:
             self._notice_block(now)
@@ -77,6 +80,31 @@ class Outbox(Generic[S]):
             self._set_alarm(look)
         if lane not in self._calls:
             self._start(lane, now)
+
+    def hand(self, topic: str, data: bytes, settle: Settle) -> None:
+        """Take one message from another thread; no two threads may do this at the same time.
+
+        Like `add`, but where the room is taken only after this returns, `settle` gets the `OutboxFullError`.
+        """
+        size = len(data) + MESSAGE_COST
+        if self._sender.bytes + self._handed_bytes - self._taken_bytes + size > self._settings.max_outbox_bytes:
+            raise self._full(data)
+        self._handed_bytes += size
+        self._handed.append((topic, data, settle))
+        if not self._is_told:
+            self._is_told = True
+            self._loop.call_soon_threadsafe(self._take)
+
+    def _take(self) -> None:
+        """Add what was handed over."""
+        self._is_told = False  # before the look, so that nothing is overlooked that is handed over meanwhile
+        for _ in range(len(self._handed)):
+            topic, data, settle = self._handed.popleft()
+            try:
+                self.add(topic, data, settle)
+            except OutboxFullError as error:
+                settle(error)
+            self._taken_bytes += len(data) + MESSAGE_COST
 
     def start(self, lane: Lane) -> None:
         """Send what a lane has to send, unless a frame of it is on its way."""
@@ -207,6 +235,13 @@ class Outbox(Generic[S]):
         if self._sender.next_due < self._alarm_at or self.pending:
             # What is left to do now comes after other tasks have had their turn.
             self._set_alarm(min(max(self._sender.next_due, now), now + self._timeout / LOOKS if self.pending else inf))
+
+    def _full(self, data: bytes) -> OutboxFullError:
+        return OutboxFullError(
+            f"{self.pending + len(self._handed)} messages wait to be sent to {self._link.where}; this one, of {len(data)} "
+            f"bytes, would be more than max_outbox_bytes = {self._settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes "
+            "are added for each message). Publish more slowly, or raise the limit."
+        )
 
     def _error(self, outcome: Outcome, size: int) -> ConnectorError:
         where, topic = self._link.where, self._shards.coarse(outcome.topic)

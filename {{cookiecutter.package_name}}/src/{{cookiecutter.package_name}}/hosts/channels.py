@@ -5,7 +5,6 @@ import os
 import secrets
 import threading
 import weakref
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -56,7 +55,6 @@ class ConnectorChannelLayer(BaseChannelLayer):
         known = Settings(**settings)
         self._is_sharded = known.shards > 1
         self._connector = BlockingConnector(known)
-        self._is_closed = False
         self._begin()
         if hasattr(os, "register_at_fork"):
             begin = weakref.WeakMethod(self._begin)
@@ -66,11 +64,13 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """Begin as a process does that has not used the layer yet."""
         self._process = secrets.token_hex(8)
         self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
+        self._sending = threading.RLock()
+        """Who holds it sends to a group: its channels here get messages in the order in which those elsewhere do."""
         self._lock = threading.Lock()
         self._listening: dict[str, Future[None]] = {}
         """By key: that messages with this key arrive."""
-        self._place: tuple[asyncio.AbstractEventLoop, Any] | None = None
-        """The event loop on which the connector runs, and the connector."""
+        self._is_watched = False
+        """Whether the connector tells of messages that are missing."""
         self._unsent = Unsent()
 
     # Channels.
@@ -104,24 +104,26 @@ class ConnectorChannelLayer(BaseChannelLayer):
             if owner == self._process:
                 self._boxes.put(channel, content, must_fit=True)
             elif owner:
-                await self._publish("send", channel, content, _key(channel))
+                self._publish("send", channel, content, _key(channel))
             else:
                 await self._listen(_key(channel))
                 if not self._boxes.put(channel, content, must_fit=True):
                     with suppress(OutboxFullError):  # the next one who receives asks for it all the same
-                        await self._publish("have", channel, None, _key(channel))
+                        self._publish("have", channel, None, _key(channel))
         except (OverflowError, OutboxFullError) as error:
             raise ChannelFull(str(error)) from error
+        await _others_have_their_turn()
 
     async def receive(self, channel: str) -> Any:
         """Return the next message of a channel; of several that wait, the first gets it. Cancelling loses no message.
 
         Raises:
             ValueError: the channel belongs to another process.
+            OutboxFullError: the channel is of no process, and others cannot be asked for a message.
             ConnectError and what else `new_channel` raises.
         """
         self.require_valid_channel_name(channel)
-        if _owner(channel) not in (None, self._process):
+        if not self._can_receive(channel):
             raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
         await self._listen(_key(channel))
         return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
@@ -132,20 +134,20 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """Have the channel get what is sent to the group from now on; one of another process as soon as that knows."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        if _owner(channel) in (None, self._process):
+        if self._can_receive(channel):
             self._boxes.join(group, channel)
             await self._listen(group)
         else:
-            await self._publish("group_add", group, channel, _key(channel))
+            self._publish("group_add", group, channel, _key(channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
-        if _owner(channel) in (None, self._process):
+        if self._can_receive(channel):
             self._boxes.leave(group, channel)
         else:
-            await self._publish("group_discard", group, channel, _key(channel))
+            self._publish("group_discard", group, channel, _key(channel))
 
     async def group_send(self, group: str, message: Any) -> None:
         """Send `message` to all channels of a group, in all processes; return when it has its place behind earlier ones.
@@ -156,7 +158,11 @@ class ConnectorChannelLayer(BaseChannelLayer):
             MessageTooLarge, SerializationError, OutboxFullError: the message was not taken.
         """
         self.require_valid_group_name(group)
-        await self._publish("group_send", group, pack(message), group)
+        content = pack(message)
+        with self._sending:
+            self._publish("group_send", group, content, group)
+            self._boxes.put_group(group, content)
+        await _others_have_their_turn()
 
     # Ends.
 
@@ -167,12 +173,14 @@ class ConnectorChannelLayer(BaseChannelLayer):
     async def close(self) -> None:
         """Send what waits, and end the connection for good."""
         with self._lock:
-            self._is_closed = True
             self._listening.clear()
         await asyncio.to_thread(self._connector.close)
         self._unsent.flush()
 
     # The connector.
+
+    def _can_receive(self, channel: str) -> bool:
+        return _owner(channel) in (None, self._process)
 
     async def _listen(self, key: str) -> None:
         """Return when messages with this key arrive from other processes."""
@@ -190,14 +198,11 @@ class ConnectorChannelLayer(BaseChannelLayer):
             return found
 
     async def _subscribe(self, key: str, connector: Any) -> None:
-        await self._settle_in(connector)
+        if not self._is_watched:
+            self._is_watched = True
+            watch(connector, self._topic, self._boxes.miss)
         await connector.connect()
         await connector.subscribe(self._topic, self._take, key=key)
-
-    async def _settle_in(self, connector: Any) -> None:
-        if self._place is None:
-            self._place = asyncio.get_running_loop(), connector
-            watch(connector, self._topic, self._boxes.miss)
 
     def _unlisten(self, group: str) -> None:
         """Get no more messages of a group that has no channels here."""
@@ -209,42 +214,16 @@ class ConnectorChannelLayer(BaseChannelLayer):
             if self._listening.pop(group, None):
                 self._connector.submit(use)
 
-    async def _publish(self, kind: str, name: str, content: Any, key: str) -> None:
-        loop = asyncio.get_running_loop()
-        sent: asyncio.Future[None] = loop.create_future()
-
-        def publish() -> None:
-            try:
-                self._tell(kind, name, content, key)
-            except Exception as error:
-                loop.call_soon_threadsafe(_fail, sent, error)
-            else:
-                self._boxes.put_group(name if kind == "group_send" else "", content, sent)
-
-        if self._place is None:
-            await asyncio.wrap_future(self._connector.submit(self._settle_in))
-        self._call(publish)
+    def _publish(self, kind: str, name: str, content: Any, key: str) -> None:
         try:
-            await sent
+            self._connector.publish_nowait(self._topic, [kind, name, content], self._unsent, key)
         except MessageTooLargeError as error:
             raise MessageTooLarge(str(error)) from error
-
-    def _call(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function(*args)` called on the connector's event loop; this costs less than `submit`."""
-        with self._lock:
-            if self._is_closed:
-                raise ClosedError("The channel layer is closed: make a new one.")
-            assert self._place
-            self._place[0].call_soon_threadsafe(function, *args)
-
-    def _tell(self, kind: str, name: str, content: Any, key: str) -> None:
-        assert self._place
-        self._place[1].publish_nowait(self._topic, [kind, name, content], self._unsent, key=key)
 
     def _ask(self, channel: str) -> None:
         """Ask for a message of a channel that is of no process."""
         if _owner(channel) is None:
-            self._call(self._tell, "want", channel, self._process, _key(channel))
+            self._publish("want", channel, self._process, _key(channel))
 
     def _take(self, message: Any) -> None:
         """Do what another process has published."""
@@ -261,11 +240,11 @@ class ConnectorChannelLayer(BaseChannelLayer):
             case "group_discard" if _owner(content) == self._process:
                 boxes.leave(name, content)
             case "have" if boxes.is_awaited(name):
-                self._tell("want", name, self._process, _key(name))
+                self._publish("want", name, self._process, _key(name))
             case "want" if found := boxes.take(name):
-                self._tell("give", name, [content, found[1]], _key(name))
+                self._publish("give", name, [content, found[1]], _key(name))
             case "give" if content[0] == self._process and not boxes.put(name, content[1]):
-                self._tell("have", name, None, _key(name))
+                self._publish("have", name, None, _key(name))
 
 
 def _owner(channel: str) -> str | None:
@@ -279,6 +258,6 @@ def _key(channel: str) -> str:
     return f"{_owner(channel) or channel}!"
 
 
-def _fail(future: "asyncio.Future[None]", error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+async def _others_have_their_turn() -> None:
+    """Let the event loop go round, for the sake of those on it who would wait for one that sends without end."""
+    await asyncio.sleep(0)

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from itertools import groupby
 from math import inf
 from time import monotonic
 from typing import Any
@@ -19,46 +20,41 @@ _MISSED = (inf, {"type": MISSED})
 
 
 class WakingLock:
-    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release."""
+    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release.
+
+    A thread may take it again, as a handler of the log may that sends by the channel layer.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._woken: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-        """Those who will be woken when their event loop runs next."""
-        self._sleeping: list[asyncio.AbstractEventLoop] = []
-        """The event loops that have yet to be told."""
+        self._lock = threading.RLock()
+        self._woken: list[asyncio.Future[None]] = []
 
     def __enter__(self) -> None:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        sleeping = self._sleeping
-        if sleeping:
-            self._sleeping = []
+        woken = self._woken
+        if woken:
+            self._woken = []
         self._lock.release()
-        for loop in sleeping:
-            with suppress(RuntimeError):  # it was closed meanwhile
-                loop.call_soon_threadsafe(self._wake_all, loop)
+        if woken:
+            here = asyncio.get_running_loop()
+            for loop, waiters in groupby(woken, lambda waiter: waiter.get_loop()):
+                if loop is here:
+                    _wake(waiters)
+                else:
+                    with suppress(RuntimeError):  # it was closed meanwhile
+                        loop.call_soon_threadsafe(_wake, list(waiters))
 
     def wake(self, waiter: "asyncio.Future[None]") -> None:
         """Set a future of any event loop to None soon, unless it is done."""
-        loop = waiter.get_loop()
-        if loop in self._woken:
-            self._woken[loop].append(waiter)
-        else:
-            self._woken[loop] = [waiter]
-            self._sleeping.append(loop)
+        self._woken.append(waiter)
 
-    def sweep(self) -> None:
-        """Forget the event loops that were closed."""
-        self._woken = {loop: waiters for loop, waiters in self._woken.items() if not loop.is_closed()}
 
-    def _wake_all(self, loop: asyncio.AbstractEventLoop) -> None:
-        with self._lock:
-            waiters = self._woken.pop(loop)
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+def _wake(waiters: "Iterable[asyncio.Future[None]]") -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class Mailbox:
@@ -155,15 +151,10 @@ class Mailboxes:
                 raise OverflowError(f"channel = {channel!r}: {box.most} messages wait in it already")
             return self._put((box,), content)
 
-    def put_group(self, group: str, content: Any, sent: "asyncio.Future[None] | None" = None) -> None:
-        """Add a message to the channels of a group, where it fits; it is dropped elsewhere. Set `sent`, if given, to None.
-
-        `sent` may be of any event loop. It costs little where that loop has to be woken for a message, too.
-        """
+    def put_group(self, group: str, content: Any) -> None:
+        """Add a message to the channels of a group, where it fits; it is dropped elsewhere."""
         with self._lock:
             self._put(self._groups.get(group, {}).values(), content)
-            if sent:
-                self._lock.wake(sent)
 
     def miss(self) -> None:
         """Tell those who want to know it that messages are missing."""
@@ -276,7 +267,6 @@ class Mailboxes:
     def _sweep(self, now: float) -> None:
         """Forget the channels that are gone. This comes before a new one, so their number is bounded."""
         self._next_sweep = now + self._expiry / 4
-        self._lock.sweep()
         for channel, box in list(self._boxes.items()):
             is_awaited = any(not waiter.get_loop().is_closed() for waiter in box.waiters)
             if not is_awaited and (box.waiters or box.forget_at <= now):
