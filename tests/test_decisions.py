@@ -1,5 +1,6 @@
 """Decisions about numbers that random runs come to seldom, or that others make good: each by itself."""
 
+from collections.abc import Callable
 from itertools import chain, pairwise
 from math import inf
 from typing import Any
@@ -22,8 +23,8 @@ def several(number: int, count: int, kind: int = WIRE.MESSAGES, base: int = 0) -
     return WIRE.unpack(WIRE.pack(1, kind, NODE, number, base, count, WIRE.ANSWERS, body))
 
 
-def question(node: Any, first: int, age: int | None = None) -> Any:
-    return WIRE.Question(node.id, "t", first, age, 1)
+def question(node: Any, first: int, age: int | None = None, topic: str = "t") -> Any:
+    return WIRE.Question(node.id, topic, first, age, 1)
 
 
 def next_frame(node: Any, lane: Any, now: float = 9.0) -> Any:
@@ -1203,6 +1204,89 @@ def test_as_much_is_joined_as_finds_room_and_no_more(limit: int | None, more: in
     for size in sizes:
         lane = node.add("t", b"1" * size, 0.0, 5.0, None)
     assert next_frame(node, lane).count == together
+
+
+SHARED = load("pure_shared", sending={"JOINED_BYTES": 1000, "LEAST_JOINED": 300})
+
+
+def loaded(node: Any, topic: str, now: float = 0.0) -> tuple[Any, Any]:
+    """Have a frame of a topic under way on which 1,000 bytes wait; return the lane, and the frame."""
+    for _ in range(10):
+        lane = node.add(topic, b"1" * 99, now, now + 5.0, None)
+    payload, _ = node.load(lane, now)
+    return lane, WIRE.unpack(payload)
+
+
+def bytes_of(node: Any, topic: str, size: int) -> Any:
+    """Have a frame with one message of so many bytes under way; return its lane."""
+    rest = WIRE.pack(1, WIRE.MESSAGES, NODE, 0, 0, 1, 0, b"[]")
+    lane = node.add(topic, b"1" * (size - len(rest)), 0.0, 5.0, None)
+    assert len(node.load(lane, 0.0)[0]) == size
+    return lane
+
+
+@pytest.mark.parametrize(("others", "together"), [(100, 9), (101, 8), (700, 3), (701, 3), (900, 3), (2000, 3)])
+def test_a_frame_takes_what_the_other_topics_leave_and_a_little_in_any_case(others: int, together: int) -> None:
+    node = sender(SHARED)
+    bytes_of(node, "other", others)
+    assert loaded(node, "t")[1].count == together
+
+
+def test_the_broker_may_take_less_than_a_little() -> None:
+    node = sender(SHARED)
+    node.resume(200 + WIRE.overhead(0), 0.0)
+    bytes_of(node, "other", 200)
+    assert loaded(node, "t")[1].count == 2
+
+
+def test_where_the_broker_keeps_messages_a_frame_has_all_its_room_and_is_not_kept_here() -> None:
+    node = sender(SHARED, history=1000, keeps_messages=True)
+    bytes_of(node, "other", 2000)
+    lane, frame = loaded(node, "t")
+    assert frame.count == 9
+    node.landed(lane, None, 0.0)
+    [reply] = replies(node, node.asked(question(node, 0), 1.0))
+    assert (reply.start, reply.kept) == (0, 9)
+
+
+def lands(node: Any, lane: Any) -> None:
+    node.landed(lane, None, 1.0)
+
+
+def fails(node: Any, lane: Any) -> None:
+    node.landed(lane, OSError("trouble"), 1.0)
+
+
+def expires(node: Any, lane: Any) -> None:
+    assert node.due(5.0).given_up == [lane]
+    node.landed(lane, OSError("trouble"), 6.0)
+
+
+def is_cut(node: Any, lane: Any) -> None:
+    node.pause(1.0)
+    node.resume(None, 2.0)
+
+
+@pytest.mark.parametrize("ends", [lands, fails, expires, is_cut])
+def test_a_frame_that_is_no_longer_under_way_leaves_its_room(ends: Callable[[Any, Any], None]) -> None:
+    node = sender(SHARED)
+    ends(node, bytes_of(node, "other", 500))
+    assert loaded(node, "t", 7.0)[1].count == 9
+
+
+def test_an_answer_under_way_takes_room_until_it_lands() -> None:
+    node = sender(SHARED, history=1000)
+    send(node, "other", 0.0, b"1" * 300)
+    lane = node.asked(question(node, 0, topic="other"), 1.0)
+    next_frame(node, lane)
+    again, _ = node.load(lane, 1.0)
+    node.due(1.0)
+    left = 1000 - len(again)
+    first, frame = loaded(node, "t")
+    assert frame.count == left // 100 < 9
+    for each in (lane, first):
+        node.landed(each, None, 1.0)
+    assert loaded(node, "u")[1].count == 9
 
 
 @pytest.mark.parametrize(("more", "verdicts"), [(0, []), (1, ["TOO_LARGE"])])

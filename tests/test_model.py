@@ -20,7 +20,7 @@ FULL = load("pure_full")
 
 SMALL = load(
     "pure_small",
-    sending={"JOINED_BYTES": 500, "JOINED_MESSAGES": 5, "CHUNK": 2, "FEW_TOPICS": 0},
+    sending={"JOINED_BYTES": 500, "LEAST_JOINED": 100, "JOINED_MESSAGES": 5, "CHUNK": 2, "FEW_TOPICS": 0},
     receiving={"HELD_BYTES": 900, "OVERHEARD": 3},
 )
 """Limits that a short run reaches."""

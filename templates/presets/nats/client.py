@@ -1,11 +1,24 @@
-"""Who a node is, in NATS's words: a login, or a key by which it signs what the server asks."""
+"""Who server and node are, in NATS's words: the server's greeting, and a login, or a key that signs what it asks."""
 
 import re
 from base64 import urlsafe_b64encode
+from typing import Annotated
 
+import msgspec
 import nkeys  # type: ignore[import-untyped]
 
 from .settings import Settings
+
+
+class Info(msgspec.Struct):
+    """What a server says about itself, when it greets and whenever that changes."""
+
+    max_payload: Annotated[int, msgspec.Meta(ge=1)]
+    tls_required: bool = False
+    tls_available: bool = False
+    nonce: str | None = None
+    connect_urls: list[str] | None = None
+    ldm: bool = False
 
 
 def credentials(settings: Settings, nonce: str | None) -> dict[str, str]:

@@ -6,12 +6,12 @@ from collections import deque
 from contextlib import suppress
 from functools import lru_cache
 from itertools import count
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from .about import __version__
-from .client import credentials
+from .client import Info, credentials
 from .contract import (
     ConnectError,
     Inbox,
@@ -39,17 +39,6 @@ REJECTIONS = re.compile("authorization violation|authentication (expired|revoked
 """What an -ERR says to a user that may not enter."""
 
 
-class Info(msgspec.Struct):
-    """What a server says about itself, when it greets and whenever that changes."""
-
-    max_payload: Annotated[int, msgspec.Meta(ge=1)]
-    tls_required: bool = False
-    tls_available: bool = False
-    nonce: str | None = None
-    connect_urls: list[str] | None = None
-    ldm: bool = False
-
-
 class BrokerTransport(Transport[Settings], asyncio.Protocol):
     """One connection, on which each request is followed by a PING, and is done when the PONG comes.
 
@@ -57,6 +46,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
     """
 
     _socket: Any = None
+    _unsent: list[bytes] | None = None
 
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
@@ -110,10 +100,21 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
 
     def _ask(self, command: bytes, refused: type[Exception] | None = None, *refusals: str) -> Receipt:
         """Send a request; its answer is an error of the class `refused` if the server says one of the `refusals`."""
-        self._socket.write(command + b"PING\r\n")
+        request = command + b"PING\r\n"
+        if self._unsent is None:  # the first in a turn of the loop leaves at once, and the others together
+            self._socket.write(request)
+            self._unsent = []
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            self._unsent.append(request)
         answer = Receipt()
         self._asked.append((answer, refused, refusals))
         return answer
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._socket.writelines(self._unsent)
+        self._unsent = None
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
         self._socket = socket

@@ -88,11 +88,12 @@ class Node(Generic[S]):
         sender = Sender(
             identity.sender,
             self.serialization,
-            0 if keeps_messages else limits.max_history_bytes,
+            limits.max_history_bytes,
             limits.heartbeat,
             limits.forget_after,
             limits.max_message_bytes,
             limits.shards,
+            keeps_messages,
         )
         patience = 2 * limits.heartbeat + limits.reconnect_delay_max + limits.connect_timeout + limits.publish_timeout
         self.receiver = Receiver(limits.heartbeat, patience)

@@ -21,6 +21,8 @@ from .wire import Answer, Control, Count, Question, Reply, Run, Signer
 JOINED_BYTES = 256 * 1024
 """How much is joined into one frame; a larger message travels alone."""
 JOINED_MESSAGES = 4096
+LEAST_JOINED = 16 * 1024
+"""How many bytes may be joined in any case, however much is on its way on other topics."""
 
 MESSAGE_COST = 256
 """What a waiting message takes in memory besides its bytes."""
@@ -193,6 +195,7 @@ class Sender:
         forget_after: float,
         max_message_bytes: int,
         shards: int = 1,
+        keeps_messages: bool = False,
     ) -> None:
         self.id = sender
         self.signer = Signer()
@@ -200,7 +203,7 @@ class Sender:
         """Whether the node answers questions on the control topic."""
         self._shards_flag = wire.shards_flag(shards)
         self._serialization = serialization
-        self._history = History(history)
+        self._history = History(0 if keeps_messages else history)
         self._heartbeat = heartbeat
         self._forget_after = forget_after
         self._max_message_bytes = self.largest = max_message_bytes
@@ -210,7 +213,11 @@ class Sender:
         self.lanes: dict[str, Lane] = {}
         self.busy: dict[Lane, None] = {}
         """The lanes with messages that wait or are on their way."""
-        self._flying: dict[Lane, None] = {}
+        self._flying: dict[Lane, int] = {}
+        """The lanes of which a frame is on its way, and its bytes."""
+        self._flying_bytes = 0
+        self._most_flying = inf if keeps_messages else JOINED_BYTES
+        """Beyond so many bytes on all lanes, frames are small: other brokers cut off who reads more slowly than we send."""
         self._forgotten: dict[int, tuple[int, int]] = {}
         self._removed = 0
         """How many topics were forgotten since the table of topics was made."""
@@ -265,13 +272,14 @@ class Sender:
             payload = self._repair(lane, now)
         else:
             return None, outcomes
-        self._flying[lane] = None
+        self._flying[lane] = len(payload)
+        self._flying_bytes += len(payload)
         return payload, outcomes
 
     def landed(self, lane: Lane, error: BaseException | None, now: float) -> list[Outcome]:
         """Note that the frame on its way was accepted, or that it was not, and why."""
         flight, lane.flight = lane.flight, None
-        self._flying.pop(lane, None)
+        self._flying_bytes -= self._flying.pop(lane, 0)
         shipment = lane.shipment
         if flight is not _MESSAGES or shipment is None:
             if flight is Flight.REPAIR and error is not None:
@@ -325,6 +333,7 @@ class Sender:
         for lane in resting:
             lane.replies = lane.repair_at = None
         self._flying.clear()
+        self._flying_bytes = 0
         return outcomes
 
     def fail(self) -> Iterator[list[Message]]:
@@ -352,7 +361,7 @@ class Sender:
         """Give up what has waited for too long, find the topics to tell of, and forget old ones."""
         due = Due([], [], [])
         left = AT_A_TIME
-        if not self.busy:
+        if not (self.busy or self._flying):
             self.busy, self._flying = {}, {}  # a dict keeps the room that it once needed
         while self._agenda and self._agenda[0][0] <= now and left > 0:
             time, _, topic = heappop(self._agenda)
@@ -471,10 +480,11 @@ class Sender:
             outcomes.append(self._settled(lane, [waiting.pop(0)], Verdict.TOO_LARGE))
         parts: list[bytes] = []
         size = 0
+        room = min(self._room, max(self._most_flying - self._flying_bytes, LEAST_JOINED))
         for message in islice(waiting, 1 if lane.alone else JOINED_MESSAGES):
             data = message.data
             size += len(data) + 1
-            if len(data) > largest or (size > self._room and parts):
+            if len(data) > largest or (size > room and parts):
                 break
             parts.append(data)
         count = len(parts)
@@ -558,7 +568,7 @@ class Sender:
                 lane.shipment = None
                 if lane.flight is Flight.MESSAGES:
                     lane.flight = None
-                    self._flying.pop(lane, None)
+                    self._flying_bytes -= self._flying.pop(lane, 0)
                     due.given_up.append(lane)
         if lane.waiting and not lane.shipment:
             late = takewhile(lambda message: self._end_of(message) <= now, islice(lane.waiting, most))

@@ -1,6 +1,7 @@
 """The topics of the broker over which a topic is spread: their names, and the one to which a key belongs."""
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
@@ -17,15 +18,14 @@ class Shards(NamedTuple):
 
     def topic(self, topic: str, key: str | None) -> str:
         """Return the topic of the broker for messages of `topic` with this key."""
-        if self.number == 1 or key is None or is_private(topic):
+        if self.number == 1 or key is None:
             return topic
-        return _name(topic, crc32(str.encode(key, errors="surrogatepass")) % self.number)
+        topics = _topics(topic, self.number)
+        return topics[crc32(str.encode(key, errors="surrogatepass")) % len(topics)]
 
     def topics(self, topic: str, key: str | None) -> tuple[str, ...]:
         """Return the topics of the broker for a listener to `topic`: that of its key, or else all."""
-        if self.number == 1 or key is not None or is_private(topic):
-            return (self.topic(topic, key),)
-        return tuple(_name(topic, shard) for shard in range(self.number))
+        return _topics(topic, self.number) if key is None else (self.topic(topic, key),)
 
     def is_reserved(self, topic: str) -> bool:
         """Tell whether a topic has the name of a shard, so that hosts cannot use it."""
@@ -33,10 +33,7 @@ class Shards(NamedTuple):
 
     def coarse(self, topic: str) -> str:
         """Return what the host calls a topic of the broker."""
-        if self.number == 1 or is_private(topic):
-            return topic
-        match = _SHARD.fullmatch(topic)
-        return match[1] if match else topic
+        return topic if self.number == 1 else _coarse(topic)
 
 
 def key_fault(key: object) -> str | None:
@@ -44,5 +41,12 @@ def key_fault(key: object) -> str | None:
     return None if key is None or isinstance(key, str) else f"key = {key!r}: must be a str"
 
 
-def _name(topic: str, shard: int) -> str:
-    return f"{topic}--{shard}" if shard else topic
+@lru_cache(4096)
+def _topics(topic: str, number: int) -> tuple[str, ...]:
+    return (topic,) if is_private(topic) else (topic, *(f"{topic}--{shard}" for shard in range(1, number)))
+
+
+@lru_cache(4096)
+def _coarse(topic: str) -> str:
+    match = None if is_private(topic) else _SHARD.fullmatch(topic)
+    return match[1] if match else topic
