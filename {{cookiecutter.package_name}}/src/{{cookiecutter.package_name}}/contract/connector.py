@@ -408,6 +408,8 @@ class MessageConnector(Generic[S]):
             if self._identity:
                 self._identity.check()
             self._is_open = False
+            if self._node:
+                self._node.outbox.shut()
             self._closing = tasks.start(self._close())
         elif self._closing.done() or self._is_called_by_us():
             return
@@ -551,14 +553,12 @@ class MessageConnector(Generic[S]):
     # Other threads.
 
     def hand_over(self, topic: str, message: Any, callback: Callback | None, key: str | None) -> None:
-        """Do what `publish_nowait` does, on another thread; no two threads may do this at the same time.
-
-        For `BlockingConnector`, which sees to it that this is not called once `close` was.
-        """
+        """Do what `publish_nowait` does, on another thread. For `BlockingConnector`."""
         node = self._node
         if node is None:
             raise self._not_ready()
-        node.outbox.hand(*self._prepared(node, topic, message, callback, key))
+        if not node.outbox.hand(*self._prepared(node, topic, message, callback, key)):
+            raise self._closed()
 
     # Checks.
 
