@@ -238,6 +238,15 @@ class MessageConnector(Generic[S]):
         """Take back what `on` or `once` did; `KeyError` if they did not."""
         self._events.remove_listener(event, handler)
 
+    def log(self, error: Exception | None) -> None:
+        """Log an error as it is done where no handler is for `error` events; do nothing without one.
+
+        For handlers of that event; and for `publish_nowait`, as the callback. Those of messages that were not sent are
+        logged together, at most once a second, and when the connector closes.
+        """
+        if error:
+            self._events.log(error)
+
     async def connect(self) -> None:
         """Connect, and stay connected until `close()`; do nothing if that is so already.
 

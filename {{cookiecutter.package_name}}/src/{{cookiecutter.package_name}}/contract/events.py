@@ -10,6 +10,8 @@ from typing import Any
 from pyee.base import EventEmitter
 
 from . import tasks
+from .errors import ClosedError, ConnectorError, MessageTooLargeError, OutboxFullError, PublishError
+from .floods import Flood
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
@@ -18,6 +20,9 @@ Handler = Callable[..., Any]
 
 CLOSING_TIME = 1.0
 """Seconds that handlers may take to end when the connector closes, and once more after they were cancelled."""
+
+UNSENT = (PublishError, ClosedError, MessageTooLargeError, OutboxFullError)
+"""What becomes of a message that is not sent."""
 
 _handler: ContextVar["asyncio.Task[Any] | None"] = ContextVar("handler", default=None)
 """The task of the handler in which we are, also in the tasks that it has started."""
@@ -30,6 +35,8 @@ class Events:
         self._emitter = EventEmitter()
         self._running: dict[asyncio.Task[None], None] = {}
         self._is_over = False
+        self._unsent: Exception | None = None
+        self._flood = Flood(self._log_error, self._tell_unsent)
 
     def on(self, event: str, handler: Handler | None = None) -> Any:
         """Call `handler` at each `event`; without a handler, return a decorator. A handler is added once only."""
@@ -62,13 +69,22 @@ class Events:
     def report(self, error: Exception) -> None:
         """Emit `error` as an `error` event, or log it if nobody listens for those; raise nothing."""
         if not self.emit("error", error):
-            _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__)
+            self.log(error)
+
+    def log(self, error: Exception) -> None:
+        """Log an error; those of messages that were not sent together, once a second at most. Raise nothing."""
+        if isinstance(error, UNSENT):
+            self._unsent = error
+            self._flood.add(1)
+        else:
+            self._log_error(error)
 
     async def close(self) -> None:
-        """Wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
+        """Log what waits for that; wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
 
         A handler in which this is called is not waited for.
         """
+        self._flood.flush()
         others = [task for task in self._running if task is not _handler.get()]
         if others:
             await asyncio.wait(others, timeout=CLOSING_TIME)
@@ -87,6 +103,13 @@ class Events:
         task = tasks.start(self._run(event, result))
         self._running[task] = None
         task.add_done_callback(self._running.pop)
+
+    def _tell_unsent(self, count: int) -> Exception:
+        last = self._unsent
+        return ConnectorError(f"Messages of this node that others may miss: {count}. The last one: {shown(last, str)}")
+
+    def _log_error(self, error: Exception) -> None:
+        _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__)
 
     async def _run(self, event: str, result: Awaitable[Any]) -> None:
         _handler.set(asyncio.current_task())

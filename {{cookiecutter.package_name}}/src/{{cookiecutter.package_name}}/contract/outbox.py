@@ -255,7 +255,8 @@ class Outbox(Generic[S]):
             self._tell(due.told)
         if self._sender.next_due < self._alarm_at or self._sender.pending:
             # What is left to do now comes after other tasks have had their turn.
-            self._set_alarm(min(max(self._sender.next_due, now), now + self._timeout / LOOKS if self._sender.pending else inf))
+            look = now + self._timeout / LOOKS if self._sender.pending else inf
+            self._set_alarm(min(max(self._sender.next_due, now), look))
 
     def _full(self, data: bytes) -> OutboxFullError:
         return OutboxFullError(
