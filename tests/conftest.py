@@ -56,8 +56,8 @@ says how many messages were heard at each server.
 COST = """
 ## What a message costs
 
-The client sends 2,000 messages, 400 a second, five times through each back end, by turns. The table has the CPU time of both
-servers for one message that is delivered to one client, the median of the five; and how many connections to the broker a
+The client sends 400 messages, 400 a second, 25 times through each back end, by turns. The table has the CPU time of both
+servers for one message that is delivered to one client, the median of the 25; and how many connections to the broker a
 process holds.
 
 """

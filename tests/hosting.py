@@ -41,7 +41,8 @@ PATIENCE = 20.0
 PATIENCE_WITH_OWN = 5.0
 """The same for a host's own back end, which may have died for good."""
 
-COST_RATE, COST_COUNT, COST_TURNS = 400, 2000, 5
+COST_RATE, COST_COUNT, COST_TURNS = 400, 400, 25
+"""Turns are short and many, so that what else the machine does meanwhile falls on all back ends alike."""
 
 
 class Package:

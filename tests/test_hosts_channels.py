@@ -23,7 +23,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 from django.test import override_settings
 from django.utils.safestring import mark_safe
-from hosting import PATIENCE, Package, blocks, check_that_both_hear
+from hosting import PATIENCE, Client, Package, blocks, check_that_both_hear, clients
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -558,6 +558,8 @@ def test_one_that_sends_without_end_does_not_keep_others_of_its_event_loop_waiti
 
 
 def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
+    here: Any = None
+
     class Sending(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             with suppress(StopIteration):
@@ -572,7 +574,6 @@ def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
             assert await numbers(here, full, 1) == [0]
             assert await numbers(here, log, 1) == ["full"]
 
-    here: Any = None
     logger, handler = logging.getLogger(bench.mailboxes.__name__), Sending()
     level = logger.level
     logger.addHandler(handler)
@@ -817,7 +818,19 @@ def test_consumers_talk(bench: Bench) -> None:
         channel_layers.backends.clear()
 
 
-def test_the_site_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
-    (code,) = blocks("channels.md", "python")
-    with packages["redis"].printed(tmp_path, broker, code, "chat") as programs:
-        play(check_that_both_hear(programs))
+def test_the_code_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
+    site, script = blocks("channels.md", "python")
+
+    async def scene(programs: list[Any]) -> None:
+        await check_that_both_hear(programs)
+        async with clients(Client, programs) as pair:
+            (tmp_path / "first" / "announce.py").write_text(script)
+            place = {"PYTHONPATH": str(package.source), f"{package.name.upper()}_URL": broker.url}
+            words = (sys.executable, "announce.py")
+            ended = await asyncio.to_thread(run, *words, cwd=tmp_path / "first", environment=place, timeout=PATIENCE)
+            assert (ended.returncode, ended.stdout) == (0, "")
+            await asyncio.gather(*(client.until("from a script") for client in pair))
+
+    package = packages["redis"]
+    with package.printed(tmp_path, broker, site, "chat") as programs:
+        play(scene(programs))
