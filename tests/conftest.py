@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -142,3 +142,16 @@ def packages(temporary_folder: None) -> "Iterator[Mapping[str, Package]]":
 
     with tempfile.TemporaryDirectory() as folder:
         yield {preset: Package(Path(folder), preset) for preset in BROKERS}
+
+
+@pytest.fixture(scope="session")
+def package(packages: "Mapping[str, Package]") -> "Package":
+    """The connector for Redis."""
+    return packages["redis"]
+
+
+@pytest.fixture
+def own_broker(package: "Package", tmp_path: Path) -> Iterator[Any]:
+    """A broker that no other test uses, so that it may be killed."""
+    with package.broker(tmp_path / "broker") as broker:
+        yield broker

@@ -5,7 +5,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -256,9 +256,9 @@ async def heard(clients: list[Client], last: int, within: float) -> bool:
     return True
 
 
-async def check_that_both_hear(programs: list[Any]) -> None:
+async def check_that_both_hear(programs: list[Any], kind: type[Client] = Client) -> None:
     """Fail unless the clients of both programs hear what the first one sends, once and in order."""
-    async with clients(Client, programs) as pair:
+    async with clients(kind, programs) as pair:
         await send_numbers(pair[0], range(100), 1000)
         assert await heard(pair, 99, PATIENCE)
         for client in pair:
@@ -318,6 +318,23 @@ async def costs(host: str, programs: Mapping[str, list[Any]]) -> dict[str, Cost]
             back_end: Cost(median(times), max(program.connections for program in programs[back_end]))
             for back_end, times in found.items()
         }
+
+
+def unsent(lines: Iterable[str]) -> list[tuple[int, str]]:
+    """Return what lines of a log say of messages that others may miss: how many, and why."""
+    found = [re.search(r"others may miss: (\d+)\. (.*)", line) for line in lines]
+    return [(int(each[1]), each[2]) for each in found if each]
+
+
+def play(scene: Coroutine[Any, Any, None]) -> None:
+    """Run a scene, within bounds; no task may be left."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(PATIENCE):
+            await scene
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(bounded())
 
 
 def name_of(host: str, back_end: str) -> str:

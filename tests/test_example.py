@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ def free_ports(count: int) -> int:
 
 
 @pytest.fixture
-def first_port(packages: Mapping[str, Package], tmp_path: Path) -> Iterator[int]:
+def first_port(package: Package, tmp_path: Path) -> Iterator[int]:
     """Run the example; return the port of its first node."""
     port = free_ports(4)
-    environment = {**os.environ, "PYTHONPATH": str(packages["redis"].source)}
+    environment = {**os.environ, "PYTHONPATH": str(package.source)}
     command = [sys.executable, str(EXAMPLE / "cluster.py"), str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -129,7 +129,8 @@ class Tab:
 
 
 def test_two_tabs_on_two_nodes_miss_nothing_while_the_broker_is_killed(browser: Chrome, first_port: int) -> None:
-    tabs = [Tab(browser, f"http://127.0.0.1:{first_port + number}/") for number in range(2)]
+    places = f"127.0.0.1:{first_port}", f"localhost:{first_port + 1}"
+    tabs = [Tab(browser, f"http://{place}/") for place in places]
     here, there = tabs
     for tab, node in zip(tabs, NODES, strict=False):
         tab.until_all_are("ready")

@@ -4,9 +4,22 @@ import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hosting import BROKERS, CONNECTOR, COUNT, HOSTS, OWN, Package, name_of, shown, through_an_outage
+from hosting import (
+    BROKERS,
+    CONNECTOR,
+    COUNT,
+    HOSTS,
+    OWN,
+    Package,
+    check_that_both_hear,
+    client_class,
+    name_of,
+    shown,
+    through_an_outage,
+)
 
 
 @pytest.mark.parametrize("preset", BROKERS)
@@ -31,3 +44,15 @@ def test_an_outage_of_the_broker_costs_no_message(
     for client in found[CONNECTOR]:
         assert client.numbers == list(range(COUNT)), "\n".join(logs)
         assert not client.missed
+    for log in logs:
+        assert "Cannot connect" in log
+        assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_servers_start_before_their_broker(host: str, package: Package, own_broker: Any, tmp_path: Path) -> None:
+    own_broker.stop()
+    with package.programs(tmp_path, host, CONNECTOR, own_broker) as programs:
+        own_broker.spawn()
+        own_broker.wait_until_ready()
+        asyncio.run(check_that_both_hear(programs, client_class(host)))

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 from django.test import override_settings
 from django.utils.safestring import mark_safe
-from hosting import PATIENCE, Client, Package, blocks, check_that_both_hear, clients
+from hosting import PATIENCE, Client, Package, blocks, check_that_both_hear, clients, play
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,17 +69,6 @@ def broker(packages: Mapping[str, Package], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def bench(packages: Mapping[str, Package], broker: Any) -> Bench:
     return Bench(packages["redis"], broker)
-
-
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    """Run a scene, within bounds; no task may be left."""
-
-    async def bounded() -> None:
-        async with asyncio.timeout(PATIENCE):
-            await scene
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(bounded())
 
 
 def message(number: object) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 import asyncio
 import gc
-import re
 import weakref
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import PATIENCE, Package, blocks, check_that_both_hear
+from hosting import Package, blocks, check_that_both_hear, play, unsent
 
 
 class Bench:
@@ -42,25 +41,23 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def broker(packages: Mapping[str, Package], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with packages["redis"].broker(tmp_path_factory.mktemp("fanout") / "broker") as broker:
+def broker(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with package.broker(tmp_path_factory.mktemp("fanout") / "broker") as broker:
         yield broker
 
 
 @pytest.fixture(params=[1, 4], ids=["one topic", "shards"])
-def bench(packages: Mapping[str, Package], broker: Any, request: pytest.FixtureRequest) -> Bench:
-    return Bench(packages["redis"], broker, request.param)
+def bench(package: Package, broker: Any, request: pytest.FixtureRequest) -> Bench:
+    return Bench(package, broker, request.param)
 
 
-def play(scene: Coroutine[Any, Any, None]) -> None:
-    """Run a scene, within bounds; no task may be left."""
-
-    async def run() -> None:
-        async with asyncio.timeout(PATIENCE):
-            await scene
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(run())
+async def publish_until_heard(fanout: Any, events: Any) -> None:
+    """Return when a subscriber of the channel "a", which does not hear yet, hears."""
+    hearing = asyncio.create_task(anext(events))
+    while not hearing.done():
+        await fanout.publish("a", "heard")
+        await asyncio.wait([hearing], timeout=0.05)
+    assert await hearing == "heard"
 
 
 async def take(events: Any, count: int) -> list[Any]:
@@ -220,7 +217,7 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
                     assert await anext(later) == "new"
 
     play(scene())
-    assert any("MessagesLostError" in record.getMessage() for record in caplog.records)
+    assert any("MessagesLostError" in line for line in caplog.messages)
 
 
 def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_look(bench: Bench) -> None:
@@ -279,23 +276,26 @@ def test_what_cannot_be_sent_is_raised_and_reaches_nobody(bench: Bench) -> None:
 
 
 def test_in_an_outage_own_subscribers_go_on_and_publishing_ends_within_its_time(
-    packages: Mapping[str, Package], tmp_path: Path
+    package: Package, own_broker: Any
 ) -> None:
-    async def scene(bench: Bench) -> None:
+    bench = Bench(package, own_broker, shards=1)
+
+    async def scene() -> None:
         async with bench.node(publish_timeout=0.3) as here, here.subscribe("a") as own:
             bench.broker.stop()
             with pytest.raises(bench.errors.PublishUnconfirmedError):
                 await here.publish("a", "hello")
             assert await anext(own) == "hello"
 
-    with packages["redis"].broker(tmp_path / "broker") as broker:
-        play(scene(Bench(packages["redis"], broker, shards=1)))
+    play(scene())
 
 
 def test_what_could_not_be_sent_is_logged_in_few_lines_with_its_count(
-    packages: Mapping[str, Package], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    package: Package, own_broker: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scene(bench: Bench) -> None:
+    bench = Bench(package, own_broker, shards=1)
+
+    async def scene() -> None:
         async with bench.node(publish_timeout=0.3) as here, here.subscribe("a") as own:
             bench.broker.stop()
             for number in range(100):
@@ -305,12 +305,11 @@ def test_what_could_not_be_sent_is_logged_in_few_lines_with_its_count(
                 await here.publish("a", "which waits as long as those before it")
             here.publish_nowait("a", "which waits when the fanout ends")
 
-    with packages["redis"].broker(tmp_path / "broker") as broker:
-        play(scene(Bench(packages["redis"], broker, shards=1)))
-    lines = [record.getMessage() for record in caplog.records if "others may miss" in record.getMessage()]
-    assert 1 < len(lines) < 5
-    assert sum(int(number) for line in lines for number in re.findall(r"miss: (\d+)", line)) == 101
-    assert "publish_timeout" in lines[0]
+    play(scene())
+    told = unsent(caplog.messages)
+    assert 1 < len(told) < 5
+    assert sum(count for count, _ in told) == 101
+    assert "publish_timeout" in told[0][1]
 
 
 def test_nothing_is_left_of_a_subscriber_that_has_gone(bench: Bench) -> None:
@@ -387,16 +386,95 @@ def test_the_end_of_a_fanout_ends_all_subscriptions(bench: Bench) -> None:
     play(scene())
 
 
-def test_without_a_broker_it_does_not_begin_and_leaves_nothing_open(bench: Bench) -> None:
+@pytest.mark.parametrize("shards", [1, 4])
+def test_it_begins_before_its_broker_and_misses_nothing(package: Package, own_broker: Any, shards: int) -> None:
+    bench = Bench(package, own_broker, shards)
+
     async def scene() -> None:
-        connector = bench.connector(url="redis://127.0.0.1:1", connect_timeout=0.3)
-        with pytest.raises(bench.errors.ConnectError):
-            async with bench.fanout.Fanout(connector):
+        bench.broker.stop()
+        async with (
+            bench.node(reconnect_delay_max=0.2) as here,
+            bench.node(reconnect_delay_max=0.2) as there,
+            here.subscribe("a") as own,
+            there.subscribe("a") as other,
+        ):
+            for number in range(100):
+                here.publish_nowait("a", number)
+            assert await take(own, 100) == list(range(100))
+            bench.broker.spawn()
+            assert await take(other, 100) == list(range(100))
+
+    play(scene())
+
+
+def test_a_broker_that_says_nothing_holds_the_beginning_up_for_connect_timeout_and_leaves_nothing(
+    bench: Bench,
+) -> None:
+    async def scene() -> None:
+        silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1")
+        port = silent.sockets[0].getsockname()[1]
+        url = f"redis://127.0.0.1:{port}"
+        async with silent, bench.node(url=url, connect_timeout=0.3) as here, here.subscribe("a") as events:
+            here.publish_nowait("a", "here")
+            assert await anext(events) == "here"
+
+    play(scene())
+
+
+def test_a_fanout_begins_with_settings_that_are_not_known_yet(bench: Bench) -> None:
+    known: list[Any] = []
+
+    async def scene() -> None:
+        connector = bench.package.Connector(lambda: known[0])
+        async with (
+            bench.node(shards=1) as here,
+            bench.fanout.Fanout(connector) as there,
+            there.subscribe("a") as events,
+        ):
+            known.append(bench.connector(shards=1).settings)
+            await publish_until_heard(here, events)
+
+    play(scene())
+
+
+def test_a_topic_that_is_refused_is_told_at_once_and_leaves_nothing(bench: Bench) -> None:
+    async def scene() -> None:
+        connector = bench.connector()
+        with pytest.raises(bench.errors.SubscribeRefusedError):
+            async with bench.fanout.Fanout(connector, topic="CONTROL") as fanout, fanout.subscribe("a"):
                 pass
         with pytest.raises(bench.errors.ClosedError):
             await connector.connect()
 
     play(scene())
+
+
+def test_a_refusal_after_an_outage_is_logged_and_tried_again(
+    package: Package, own_broker: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(package, own_broker, shards=1)
+    transport = package.module("transport").BrokerTransport
+    subscribe, refused = transport.subscribe, list[str]()
+
+    async def without_rights(self: Any, topic: str) -> None:
+        if topic == "fanout" and len(refused) < 2:
+            refused.append(topic)
+            raise package.module("contract").SubscribeRefusedError("no rights to this topic")
+        await subscribe(self, topic)
+
+    async def scene() -> None:
+        bench.broker.stop()
+        async with bench.node(reconnect_delay_max=0.2) as here, here.subscribe("a") as events:
+            bench.broker.spawn()
+            async with bench.node() as there:
+                await publish_until_heard(there, events)
+
+    monkeypatch.setattr(transport, "subscribe", without_rights)
+    monkeypatch.setattr(package.module("hosts.joining"), "RETRY", 0.1)
+    play(scene())
+    lines = [line for line in caplog.messages if "does not hear the others" in line]
+    assert len(lines) == 2
+    assert "no rights to this topic" in lines[0]
 
 
 def test_fanouts_with_different_topics_do_not_hear_each_other(bench: Bench) -> None:
@@ -420,16 +498,16 @@ def test_a_bound_of_none_is_refused(bench: Bench) -> None:
         bench.fanout.Fanout(connector, max_pending=0)
 
 
-def test_the_server_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
+def test_the_server_of_the_guide_runs_as_printed(package: Package, broker: Any, tmp_path: Path) -> None:
     (code,) = blocks("fanout.md", "python")
-    with packages["redis"].printed(tmp_path, broker, code) as programs:
+    with package.printed(tmp_path, broker, code) as programs:
         play(check_that_both_hear(programs))
 
 
 def test_a_node_subscribes_to_the_shards_that_its_subscribers_need_and_to_no_others(
-    packages: Mapping[str, Package], broker: Any
+    package: Package, broker: Any
 ) -> None:
-    bench = Bench(packages["redis"], broker, shards=8)
+    bench = Bench(package, broker, shards=8)
 
     def delivered() -> int:
         return len(broker.ask("PUBSUB CHANNELS", "*fanout*"))

@@ -1,14 +1,13 @@
 """Litestar's channels over a connector: two plugins in one process, each on a back end of its own."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
-from hosting import PATIENCE, Package, blocks, check_that_both_hear
+from hosting import PATIENCE, Package, blocks, check_that_both_hear, unsent
 from litestar.channels import ChannelsPlugin, Subscriber
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
@@ -42,43 +41,33 @@ class Joined:
             yield here, there
 
 
-@pytest.fixture(scope="module")
-def package(packages: Mapping[str, Package]) -> Package:
-    return packages["redis"]
-
-
 @pytest.fixture
-def joined(package: Package, tmp_path: Path) -> Iterator[Joined]:
-    with package.broker(tmp_path / "broker") as broker:
-        yield Joined(package, broker)
+def joined(package: Package, own_broker: Any) -> Joined:
+    return Joined(package, own_broker)
+
+
+Event = TypeVar("Event")
+
+
+async def until(last: Event, stream: AsyncIterator[Event]) -> list[Event]:
+    """Return what comes, until the last."""
+    found: list[Event] = []
+    async with asyncio.timeout(PATIENCE):
+        async for event in stream:
+            found.append(event)
+            if event == last:
+                break
+    return found
 
 
 async def heard(subscriber: Subscriber, last: bytes) -> list[bytes]:
     """Return what a subscriber has heard when it hears the last."""
-    found: list[bytes] = []
-    async with asyncio.timeout(PATIENCE):
-        async for event in subscriber.iter_events():
-            found.append(event)
-            if event == last:
-                break
-    return found
+    return await until(last, subscriber.iter_events())
 
 
 async def events(backend: Any, last: tuple[str, bytes]) -> list[tuple[str, bytes]]:
     """Return what a back end streams, until the last."""
-    found: list[tuple[str, bytes]] = []
-    async with asyncio.timeout(PATIENCE):
-        async for event in backend.stream_events():
-            found.append(event)
-            if event == last:
-                break
-    return found
-
-
-def unsent(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
-    """Return what was logged of messages that others may miss: how many, and why."""
-    found = [re.search(r"others may miss: (\d+)\. (.*)", record.message) for record in caplog.records]
-    return [(int(line[1]), line[2]) for line in found if line]
+    return await until(last, backend.stream_events())
 
 
 def numbers(count: int) -> list[bytes]:
@@ -297,6 +286,7 @@ async def test_joining_is_tried_again_when_the_broker_did_not_confirm_it(
         await subscribe(self, topic)
 
     monkeypatch.setattr(transport, "subscribe", late)
+    monkeypatch.setattr(joined.package.module("hosts.joining"), "RETRY", 0.1)
     async with joined.plugin(publish_timeout=0.2) as there:
         other = await there.subscribe("room")
         assert len(calls) > 1
@@ -417,8 +407,9 @@ async def test_a_message_that_cannot_be_sent_is_logged_and_the_next_one_arrives(
         here.publish(b"good", "room")
         assert await heard(mine, b"good") == [b"x" * 2000, b"no text", b"good"]
         assert await heard(other, b"good") == [b"no text", b"good"]
-    assert "at most 1000" in unsent(caplog)[0][1]
-    assert sum(count for count, _ in unsent(caplog)) == len(hopeless)
+    told = unsent(caplog.messages)
+    assert "at most 1000" in told[0][1]
+    assert sum(count for count, _ in told) == len(hopeless)
 
 
 async def test_failures_in_a_long_outage_are_told_once_a_second_with_their_number(
@@ -430,8 +421,9 @@ async def test_failures_in_a_long_outage_are_told_once_a_second_with_their_numbe
         for number in numbers(1000):
             here.publish(number, "room")
         assert await heard(mine, b"999") == numbers(1000)
-    assert len(unsent(caplog)) <= 3
-    assert sum(count for count, _ in unsent(caplog)) == 1000
+    told = unsent(caplog.messages)
+    assert len(told) <= 3
+    assert sum(count for count, _ in told) == 1000
 
 
 async def lose(joined: Joined, missed: bytes | None) -> list[tuple[str, bytes]]:

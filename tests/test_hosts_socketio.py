@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import os
-import re
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
@@ -17,22 +16,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pytest
 import socketio
 from aiohttp import web
-from hosting import Package, blocks
+from hosting import PATIENCE, Package, blocks, unsent
 
-TIMEOUT = 20.0
-
-pytestmark = pytest.mark.timeout(2 * TIMEOUT)  # also where a loop never ends, and nothing on it can time out
-
-
-@pytest.fixture(scope="module")
-def package(packages: Mapping[str, Package]) -> Package:
-    return packages["redis"]
-
-
-@pytest.fixture
-def broker(package: Package, tmp_path: Path) -> Iterator[Any]:
-    with package.broker(tmp_path / "broker") as broker:
-        yield broker
+pytestmark = pytest.mark.timeout(2 * PATIENCE)  # also where a loop never ends, and nothing on it can time out
 
 
 class Joined:
@@ -155,14 +141,14 @@ async def client(port: int, namespace: str = "/", news: str = "news", **options:
 
 def run(scene: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
     """Run a scene within a time."""
-    asyncio.run(asyncio.wait_for(scene(*arguments), TIMEOUT))
+    asyncio.run(asyncio.wait_for(scene(*arguments), PATIENCE))
 
 
 def alone(scene: Callable[["Joined"], Coroutine[Any, Any, None]]) -> Callable[[Package, Any], None]:
     """Make a test of a scene, on a broker."""
 
-    def test(package: Package, broker: Any) -> None:
-        with Joined(package, broker) as joined:
+    def test(package: Package, own_broker: Any) -> None:
+        with Joined(package, own_broker) as joined:
             run(scene, joined)
 
     test.__doc__ = scene.__doc__
@@ -172,7 +158,7 @@ def alone(scene: Callable[["Joined"], Coroutine[Any, Any, None]]) -> Callable[[P
 Two = Callable[[Server, Server, Client, Client], Awaitable[None]]
 
 
-def of_two(scene: Callable[[Server, Server, Client, Client], Awaitable[None]]) -> Callable[[Package, Any], None]:
+def of_two(scene: Two) -> Callable[[Package, Any], None]:
     """Make a test of a scene with two servers and a client of each."""
 
     async def with_clients(joined: Joined) -> None:
@@ -534,8 +520,8 @@ async def test_what_waits_for_the_broker_is_bounded_and_the_rest_is_logged(joine
         for _ in range(20):
             await here.emit("news", "x" * 100)
         await log.until("would be more than max_outbox_bytes = 1000")
-    told = [int(count) for line in log.lines for count in re.findall(r"that others may miss: (\d+)", line)]
-    assert sum(told) == 20
+    told = unsent(log.lines)
+    assert sum(count for count, _ in told) == 20
     assert len(told) < 5
 
 
@@ -578,7 +564,7 @@ async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> 
 async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
     log = joined.log()
     with joined.blocking() as connector, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joined.adapter, "RETRY", 0.1)
+        patch.setattr(joined.package.module("hosts.joining"), "RETRY", 0.1)
         manager = joined.adapter.BlockingConnectorManager(connector, "CONTROL")
         server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger)
         with threaded(socketio.WSGIApp(server)) as port:
@@ -590,7 +576,7 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
         await asyncio.to_thread(manager.thread.join)
 
 
-def test_the_code_of_the_guide_runs_as_printed(package: Package, broker: Any, tmp_path: Path) -> None:
+def test_the_code_of_the_guide_runs_as_printed(package: Package, own_broker: Any, tmp_path: Path) -> None:
     server, worker = blocks("socketio.md", "python")
 
     async def scene(programs: list[Any]) -> None:
@@ -601,13 +587,13 @@ def test_the_code_of_the_guide_runs_as_printed(package: Package, broker: Any, tm
             for each in (mine, other):
                 assert await each.until(99) == list(range(100))
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", worker, env=environment(package, broker)
+                sys.executable, "-c", worker, env=environment(package, own_broker)
             )
             assert await process.wait() == 0
             for each in (mine, other):
                 assert (await each.until("from a worker"))[100:] == ["from a worker"]
 
-    with package.printed(tmp_path, broker, server) as programs:
+    with package.printed(tmp_path, own_broker, server) as programs:
         run(scene, programs)
 
 

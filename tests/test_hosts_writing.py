@@ -2,22 +2,19 @@
 
 import sys
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from baking import run
 from hosting import Package, blocks
 
 
-def test_its_code_prints_what_the_page_says(packages: Mapping[str, Package], tmp_path: Path) -> None:
-    package = packages["redis"]
+def test_its_code_prints_what_the_page_says(package: Package, own_broker: Any, tmp_path: Path) -> None:
     code, printed = ("\n".join(blocks("writing-a-host.md", language)) for language in ("python", "text"))
     (tmp_path / "host.py").write_text(code)
     install(package, tmp_path)
-    with package.broker(tmp_path / "broker") as broker:
-        path = f"{package.source}:{tmp_path}"
-        environment = {"PYTHONPATH": path, f"{package.name.upper()}_URL": broker.url}
-        ended = run(sys.executable, "host.py", cwd=tmp_path, environment=environment, timeout=60)
+    environment = {"PYTHONPATH": f"{package.source}:{tmp_path}", f"{package.name.upper()}_URL": own_broker.url}
+    ended = run(sys.executable, "host.py", cwd=tmp_path, environment=environment, timeout=60)
     assert ended.stdout == printed.replace("\n\n", "\n")
 
 

@@ -948,6 +948,18 @@ def test_a_log_that_fails_does_no_harm_and_is_tried_without_the_cause(
     assert [record.getMessage() for record in log] == ([] if is_always else texts)
 
 
+def test_an_error_is_logged_in_one_line_and_with_a_traceback_only_if_it_is_the_hosts_own(
+    log: list[logging.LogRecord],
+) -> None:
+    for error in (ERRORS.ReconnectError("Cannot connect."), ERRORS.ListenerError("It raised.")):
+        error.__cause__ = OSError("why")
+        EVENTS.Events().report(error)
+    assert [record.getMessage() for record in log] == ["ReconnectError: Cannot connect.", "ListenerError: It raised."]
+    assert not log[0].exc_info
+    assert log[1].exc_info
+    assert isinstance(log[1].exc_info[1], OSError)
+
+
 # Floods.
 
 

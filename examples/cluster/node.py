@@ -101,7 +101,7 @@ class Node:
 
 async def serve(websocket: WebSocket) -> None:
     node: Node = websocket.app.state.node
-    if urlsplit(websocket.headers.get("origin", "")).hostname != "127.0.0.1":
+    if urlsplit(websocket.headers.get("origin", "")).hostname not in ("127.0.0.1", "localhost"):
         return await websocket.close()
     await websocket.accept()
     page: asyncio.Queue[Event] = asyncio.Queue(MOST)
@@ -132,7 +132,6 @@ async def serve(websocket: WebSocket) -> None:
 @asynccontextmanager
 async def lifespan(app: Starlette) -> Any:
     connector = Connector(Settings(node_name=NAME))
-    connector.start()  # the broker may come a moment later
     async with Fanout(connector) as fanout:
         node = app.state.node = Node(fanout, connector)
         tasks = [asyncio.create_task(each) for each in (node.listen(), node.beat())]

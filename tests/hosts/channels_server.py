@@ -1,30 +1,15 @@
 """Django Channels: `channels_server.py PORT connector|own|own2`; own is Channels' Pub/Sub layer on Redis, own2 the other."""
 
 import logging
-import os
-import sys
+from functools import partial
 from typing import Any
 
 import django
-import uvicorn
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.urls import path
-
-BACK_ENDS = {
-    "connector": {
-        "BACKEND": f"{os.environ['PACKAGE']}.hosts.channels.ConnectorChannelLayer",
-    },
-    "own": {
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [os.environ["REDIS_URL"]]},
-    },
-    "own2": {
-        "BACKEND": "channels_redis.core.RedisChannelLayer",
-        "CONFIG": {"hosts": [os.environ["REDIS_URL"]], "capacity": 1000},
-    },
-}
+from serving import PACKAGE, REDIS_URL, serve
 
 
 class Talk(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -43,9 +28,18 @@ class Talk(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.send("missed")
 
 
-if __name__ == "__main__":
-    port, back_end = sys.argv[1:]
-    settings.configure(CHANNEL_LAYERS={"default": BACK_ENDS[back_end]})
+def app(back_end: str, **config: Any) -> ProtocolTypeRouter:
+    settings.configure(CHANNEL_LAYERS={"default": {"BACKEND": back_end, "CONFIG": config}})
     django.setup()
-    app = ProtocolTypeRouter({"websocket": URLRouter([path("ws", Talk.as_asgi())])})
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", lifespan="off")
+    return ProtocolTypeRouter({"websocket": URLRouter([path("ws", Talk.as_asgi())])})
+
+
+if __name__ == "__main__":
+    serve(
+        {
+            "connector": partial(app, f"{PACKAGE}.hosts.channels.ConnectorChannelLayer"),
+            "own": partial(app, "channels_redis.pubsub.RedisPubSubChannelLayer", hosts=[REDIS_URL]),
+            "own2": partial(app, "channels_redis.core.RedisChannelLayer", hosts=[REDIS_URL], capacity=1000),
+        },
+        lifespan="off",
+    )

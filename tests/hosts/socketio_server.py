@@ -1,31 +1,27 @@
 """python-socketio: `socketio_server.py PORT connector|own`; own is its `AsyncRedisManager`."""
 
-import importlib
-import os
-import sys
 from typing import Any
 
 import socketio
-import uvicorn
-
-PACKAGE = os.environ["PACKAGE"]
-package: Any = importlib.import_module(PACKAGE)
-hosts_socketio: Any = importlib.import_module(f"{PACKAGE}.hosts.socketio")
-losses: Any = importlib.import_module(f"{PACKAGE}.hosts.losses")
+from serving import REDIS_URL, module, package, serve
 
 
 def through_connector() -> socketio.ASGIApp:
     connector = package.Connector(package.Settings())
-    server = serve(hosts_socketio.ConnectorManager(connector))
-    losses.watch(connector, "socketio", lambda: server.start_background_task(server.send, "missed", ignore_queue=True))
+    server = server_with(module("hosts.socketio").ConnectorManager(connector))
+
+    def missed() -> None:
+        server.start_background_task(server.send, "missed", ignore_queue=True)
+
+    module("hosts.losses").watch(connector, "socketio", missed)
     return socketio.ASGIApp(server, on_shutdown=connector.close)
 
 
 def through_redis() -> socketio.ASGIApp:
-    return socketio.ASGIApp(serve(socketio.AsyncRedisManager(os.environ["REDIS_URL"])))
+    return socketio.ASGIApp(server_with(socketio.AsyncRedisManager(REDIS_URL)))
 
 
-def serve(manager: Any) -> socketio.AsyncServer:
+def server_with(manager: Any) -> socketio.AsyncServer:
     server = socketio.AsyncServer(async_mode="asgi", client_manager=manager)
 
     async def connect(sid: str, environ: dict[str, Any]) -> None:
@@ -39,8 +35,5 @@ def serve(manager: Any) -> socketio.AsyncServer:
     return server
 
 
-APPS = {"connector": through_connector, "own": through_redis}
-
 if __name__ == "__main__":
-    port, back_end = sys.argv[1:]
-    uvicorn.run(APPS[back_end](), host="127.0.0.1", port=int(port), log_level="warning")
+    serve({"connector": through_connector, "own": through_redis})

@@ -85,18 +85,19 @@ class BlockingMessageConnector(Generic[S]):
         """Send like `publish`, without waiting for the broker.
 
         Raises at once what is known at once. What comes later goes to `callback(error_or_None)`, which is called on the
-        connector's thread and must not block, or without one, if it is an error, to the log.
+        connector's thread and must not block, or without one, if it is an error, to the log: a line a second at most.
         """
 
         async def use(connector: MessageConnector[S]) -> None:
-            connector.publish_nowait(topic, message, callback, key)
+            connector.publish_nowait(topic, message, callback or connector.log_unsent, key)
 
         running = self._thread()
+        connector = running.connector
         if running.is_here:
-            running.connector.publish_nowait(topic, message, callback, key)
+            connector.publish_nowait(topic, message, callback or connector.log_unsent, key)
             return
         try:
-            running.connector.hand_over(topic, message, callback, key)
+            connector.hand_over(topic, message, callback or connector.log_unsent, key)
         except NotReadyError:  # the thread has only just begun
             self._wait_for(use)
 

@@ -238,14 +238,13 @@ class MessageConnector(Generic[S]):
         """Take back what `on` or `once` did; `KeyError` if they did not."""
         self._events.remove_listener(event, handler)
 
-    def log(self, error: Exception | None) -> None:
-        """Log an error as it is done where no handler is for `error` events; do nothing without one.
+    def log_unsent(self, error: Exception | None) -> None:
+        """Log how many messages others may miss: at once, then once a second at most, and when the connector closes.
 
-        For handlers of that event; and for `publish_nowait`, as the callback. Those of messages that were not sent are
-        logged together, at most once a second, and when the connector closes.
+        A callback for `publish_nowait`. A host also calls it with what that raised, if its users are not to see it.
         """
         if error:
-            self._events.log(error)
+            self._events.log_unsent(error)
 
     async def connect(self) -> None:
         """Connect, and stay connected until `close()`; do nothing if that is so already.
@@ -546,8 +545,8 @@ class MessageConnector(Generic[S]):
         self._events.report(error)
 
     def _report_failure(self, error: ConnectorError | None) -> None:
-        if error:
-            self._report(error)
+        if error and not self._events.emit("error", error):
+            self.log_unsent(error)
 
     def _call_back(self, callback: Callback, error: ConnectorError | None) -> None:
         try:

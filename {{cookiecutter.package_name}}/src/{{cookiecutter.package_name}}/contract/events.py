@@ -10,7 +10,7 @@ from typing import Any
 from pyee.base import EventEmitter
 
 from . import tasks
-from .errors import ClosedError, ConnectorError, MessageTooLargeError, OutboxFullError, PublishError
+from .errors import ConnectorError, ListenerError
 from .floods import Flood
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -20,9 +20,6 @@ Handler = Callable[..., Any]
 
 CLOSING_TIME = 1.0
 """Seconds that handlers may take to end when the connector closes, and once more after they were cancelled."""
-
-UNSENT = (PublishError, ClosedError, MessageTooLargeError, OutboxFullError)
-"""What becomes of a message that is not sent."""
 
 _handler: ContextVar["asyncio.Task[Any] | None"] = ContextVar("handler", default=None)
 """The task of the handler in which we are, also in the tasks that it has started."""
@@ -36,7 +33,7 @@ class Events:
         self._running: dict[asyncio.Task[None], None] = {}
         self._is_over = False
         self._unsent: Exception | None = None
-        self._flood = Flood(self._log_error, self._tell_unsent)
+        self._flood = Flood(log_error, self._tell_unsent)
 
     def on(self, event: str, handler: Handler | None = None) -> Any:
         """Call `handler` at each `event`; without a handler, return a decorator. A handler is added once only."""
@@ -69,15 +66,12 @@ class Events:
     def report(self, error: Exception) -> None:
         """Emit `error` as an `error` event, or log it if nobody listens for those; raise nothing."""
         if not self.emit("error", error):
-            self.log(error)
+            log_error(error)
 
-    def log(self, error: Exception) -> None:
-        """Log an error; those of messages that were not sent together, once a second at most. Raise nothing."""
-        if isinstance(error, UNSENT):
-            self._unsent = error
-            self._flood.add(1)
-        else:
-            self._log_error(error)
+    def log_unsent(self, error: Exception) -> None:
+        """Log why a message was not sent, together with others, once a second at most; raise nothing."""
+        self._unsent = error
+        self._flood.add(1)
 
     async def close(self) -> None:
         """Log what waits for that; wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
@@ -107,9 +101,6 @@ class Events:
     def _tell_unsent(self, count: int) -> Exception:
         last = self._unsent
         return ConnectorError(f"Messages of this node that others may miss: {count}. The last one: {shown(last, str)}")
-
-    def _log_error(self, error: Exception) -> None:
-        _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__)
 
     async def _run(self, event: str, result: Awaitable[Any]) -> None:
         _handler.set(asyncio.current_task())
@@ -149,6 +140,12 @@ def shown(value: object, form: Callable[[Any], str] = repr) -> str:
         return form(value)
     except BaseException:
         return f"<{type(value).__name__}>"
+
+
+def log_error(error: Exception) -> None:
+    """Log what an `error` event says, in one line; with a traceback where the fault is in the host's own code."""
+    is_hosts_own = isinstance(error, ListenerError)
+    _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__ if is_hosts_own else None)
 
 
 def log_failure(event: str, error: BaseException) -> None:

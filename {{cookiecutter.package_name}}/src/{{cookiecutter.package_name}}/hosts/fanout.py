@@ -10,8 +10,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from .. import Connector
-from ..contract import ClosedError, ConnectorError, Receipt
-from .losses import Unsent, watch
+from ..contract import ClosedError, NotReadyError, Receipt
+from .joining import Joined, start
+from .losses import watch
 
 
 class Missed(Exception):
@@ -40,21 +41,24 @@ class Fanout:
         self._topic = topic
         self._most = max_pending
         self._channels: dict[str, set[Events]] = {}
+        self._joined = Joined(connector, topic, self._take)
         self._is_sharded = False
         self._is_over = False
-        self._unsent = Unsent()
         watch(connector, topic, self._missed)
 
     async def __aenter__(self) -> Self:
-        """Connect, and take what other nodes publish from now on.
+        """Connect, and take what other nodes publish from now on; while the broker is away, it is tried on.
 
-        Raises what `connect` and `subscribe` of the connector raise; it is closed then.
+        Raises:
+            SubscribeRefusedError: the broker refused. The connector is closed.
+            ClosedError: the connector was closed before.
         """
         try:
-            await self._connector.connect()
-            self._is_sharded = self._connector.settings.shards > 1
+            await start(self._connector)
+            with suppress(NotReadyError):  # the settings come from a function, and are not known yet
+                self._is_sharded = self._connector.settings.shards > 1
             if not self._is_sharded:
-                await self._connector.subscribe(self._topic, self._take)
+                await self._joined.join(None)
         except BaseException:
             await self._connector.close()
             raise
@@ -65,7 +69,6 @@ class Fanout:
     ) -> None:
         """Close the connector, and end all subscriptions."""
         await self._connector.close()
-        self._unsent.flush()
         self._is_over = True
         for events in self._all():
             events.end()
@@ -87,17 +90,18 @@ class Fanout:
 
         Raises at once what is known at once, as the connector does. What comes later is logged, a line a second at most.
         """
-        self._publish(channel, message, self._unsent)
+        self._publish(channel, message, self._connector.log_unsent)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
         """Get by `async for` what is published to `channel`, from when the block is entered until it is left.
 
-        With `shards`, the block is entered when the broker delivers the channel; in an outage, when it is back.
+        With `shards`, the block is entered when the broker delivers the channel; in an outage at once, and it does so
+        afterwards.
 
         Raises:
             ClosedError: the block of the `Fanout` was left.
-            SubscribeError: with `shards`, if the broker refused, or did not confirm in time.
+            SubscribeRefusedError: with `shards`, the broker refused.
         """
         if self._is_over:
             raise ClosedError("The Fanout is closed: make a new one.")
@@ -105,7 +109,7 @@ class Fanout:
         self._channels.setdefault(channel, set()).add(events)
         try:
             if self._is_sharded:
-                await self._connector.subscribe(self._topic, self._take, key=channel)
+                await self._joined.join(channel)
             yield events
         finally:
             events.end()
@@ -114,8 +118,7 @@ class Fanout:
             if not left:
                 del self._channels[channel]
                 if self._is_sharded:
-                    with suppress(ConnectorError):  # it may have been told already, or be closed
-                        await self._connector.unsubscribe(self._topic, self._take, key=channel)
+                    await self._joined.leave(channel)
 
     def _publish(self, channel: str, message: Any, callback: Callable[[Exception | None], object]) -> None:
         self._connector.publish_nowait(self._topic, [channel, message], callback, key=channel)

@@ -1,20 +1,17 @@
 """A back end for Litestar's channels: `ChannelsPlugin(backend=ConnectorChannelsBackend(settings))`."""
 
 import asyncio
-import logging
+from base64 import b64decode, b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from litestar.channels.backends.base import ChannelsBackend
 
 from .. import Connector, Settings
-from ..contract import ConnectorError, SubscribeError, SubscribeRefusedError
-from .losses import Unsent, watch
-from .packing import pack, unpack
-
-logger = logging.getLogger(__name__.partition(".")[0])
+from ..contract import ConnectorError
+from .joining import Joined, start
+from .losses import watch
 
 ROOM = 256 * 1024
 """Bytes that may wait for the broker, and for Litestar, before publishers and the connector wait, too."""
@@ -56,11 +53,11 @@ class ConnectorChannelsBackend(ChannelsBackend):
         return self._node.connector if self._node else None
 
     async def on_startup(self) -> None:
-        """Connect, and return then, or when that has failed: it is tried on. Do nothing if that was done."""
+        """Connect; while the broker is away, it is tried on. Do nothing if that was done."""
         if self._node is None:
             self._node = _Node(Connector(self._settings), self._topic, self._missed)
             try:
-                await self._node.start()
+                await start(self._node.connector)
             except BaseException:
                 await self.on_shutdown()
                 raise
@@ -88,15 +85,15 @@ class ConnectorChannelsBackend(ChannelsBackend):
         Returns when that is so for messages of other processes; during an outage at once, and it is so afterwards.
 
         Raises:
-            SubscribeRefusedError: the broker refused.
+            SubscribeRefusedError: the broker refused. It is tried again until the channels are unsubscribed.
             RuntimeError: before `on_startup`, and after `on_shutdown`.
         """
-        await self._running.subscribe(channels)
+        await self._running.joined.join(*channels)
 
     async def unsubscribe(self, channels: Iterable[str]) -> None:
         """Have `stream_events` return nothing more of `channels`."""
         if self._node:
-            await self._node.unsubscribe(channels)
+            await self._node.joined.leave(*channels)
 
     async def stream_events(self) -> AsyncGenerator[tuple[str, bytes], None]:
         """Return channel and data of each message on a channel that is subscribed.
@@ -107,7 +104,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
         node = self._running
         while True:
             for channel, data in await node.next_events():
-                if channel in node.channels:
+                if channel in node.joined.keys:
                     yield channel, data
 
     async def get_history(self, channel: str, limit: int | None = None) -> list[bytes]:
@@ -126,8 +123,7 @@ class _Node:
 
     def __init__(self, connector: Connector, topic: str, missed: bytes | None) -> None:
         self.connector = connector
-        self.channels: dict[str, asyncio.Task[None]] = {}
-        """What subscribes to each at the broker, done or not."""
+        self.joined = Joined(connector, topic, self._take)
         self._topic = topic
         self._missed = missed
         self._events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
@@ -139,58 +135,29 @@ class _Node:
         """Bytes that the broker has not confirmed."""
         self._moved = asyncio.Event()
         """Set when those who wait for something have to look."""
-        self._has_failed = False
-        self._unsent = Unsent()
-
-    async def start(self) -> None:
-        """Return when the connector is ready, or at its first error."""
-        watch(self.connector, self._topic, self._lost)
-        self.connector.on("error", self._heed)
-        self.connector.on("ready", self._moved.set)
-        self.connector.start()
-        while not (self.connector.is_ready or self._has_failed):
-            await self._move()
+        watch(connector, topic, self._lost)
+        connector.on("error", lambda error: self._moved.set())  # nobody waits for a broker that is away
 
     async def close(self) -> None:
         """Send what waits; release everything, and all who wait."""
         await self.connector.close()
         self._waiting = 0
         self._moved.set()
-        self._unsent.flush()
-
-    async def subscribe(self, channels: Iterable[str]) -> None:
-        """Return when the broker delivers all of `channels`, or when it is away."""
-        tasks = [self.channels.get(channel) or self._start_joining(channel) for channel in channels]
-        while not all(task.done() for task in tasks) and (self.connector.is_ready or not self._has_failed):
-            await self._move()
-        for task in tasks:
-            if task.done() and not task.cancelled():
-                task.result()
-
-    async def unsubscribe(self, channels: Iterable[str]) -> None:
-        """Return when the broker has been told of what nobody here needs any more."""
-        for channel in channels:
-            task = self.channels.pop(channel, None)
-            if task and task.done():
-                with suppress(ConnectorError):
-                    await self.connector.unsubscribe(self._topic, self._take, key=channel)
-            elif task:
-                task.cancel()
 
     async def publish(self, data: bytes, channels: Iterable[str]) -> None:
         """Hand a message to this node's clients and to the broker; wait for room then. Raise nothing."""
         size = len(data) + MESSAGE_COST
         try:
-            packed = pack(data)
+            packed = _pack(data)
             for channel in dict.fromkeys(channels):
                 self._hand_out(channel, data)
                 try:
                     self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size), channel)
                     self._unconfirmed += size
                 except ConnectorError as error:
-                    self._unsent(error)
+                    self.connector.log_unsent(error)
         except Exception as error:
-            self._unsent(error)
+            self.connector.log_unsent(error)
         if self._unconfirmed > ROOM:
             await asyncio.sleep(0)  # also in an outage, when there is no waiting for the broker
         while self._waiting > ROOM or (self._unconfirmed > ROOM and self.connector.is_ready):
@@ -201,35 +168,15 @@ class _Node:
         event = await self._events.get()
         if event is None:
             self._has_missed = False
-            return [(channel, self._missed or b"") for channel in self.channels]
+            return [(channel, self._missed or b"") for channel in self.joined.keys]
         self._waiting -= len(event[1]) + MESSAGE_COST
         if self._waiting <= ROOM:
             self._moved.set()
         return (event,)
 
-    def _start_joining(self, channel: str) -> "asyncio.Task[None]":
-        task = self.channels[channel] = asyncio.create_task(self._join(channel))
-        task.add_done_callback(self._joined)
-        return task
-
-    def _joined(self, task: "asyncio.Task[None]") -> None:
-        self._moved.set()
-        if not task.cancelled():
-            task.exception()  # which was logged
-
-    async def _join(self, channel: str) -> None:
-        while True:
-            try:
-                await self.connector.subscribe(self._topic, self._take, key=channel)
-                return
-            except SubscribeError as error:
-                logger.error("%s: %s", type(error).__name__, error)
-                if isinstance(error, SubscribeRefusedError):
-                    raise
-
     def _take(self, message: Any) -> Awaitable[None] | None:
         channel, packed = message
-        self._hand_out(channel, unpack(packed))
+        self._hand_out(channel, _unpack(packed))
         return self._read() if self._waiting > ROOM else None
 
     async def _read(self) -> None:
@@ -242,13 +189,9 @@ class _Node:
         await self._moved.wait()
 
     def _hand_out(self, channel: str, data: bytes) -> None:
-        if channel in self.channels:
+        if channel in self.joined.keys:
             self._waiting += len(data) + MESSAGE_COST
             self._events.put_nowait((channel, data))
-
-    def _heed(self, error: Exception) -> None:
-        self._has_failed = True
-        self._moved.set()  # nobody waits for a broker that is away
 
     def _lost(self) -> None:
         if self._missed is not None and not self._has_missed:
@@ -259,4 +202,17 @@ class _Node:
         self._unconfirmed -= size
         if self._unconfirmed <= ROOM:
             self._moved.set()
-        self._unsent(error)
+        self.connector.log_unsent(error)
+
+
+def _pack(data: bytes) -> str | list[str]:
+    """Return a value of JSON: text where the bytes are UTF-8, which costs little, and a list with base64 otherwise."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return [b64encode(data).decode()]
+
+
+def _unpack(packed: str | list[str]) -> bytes:
+    """Return the bytes that were packed."""
+    return packed.encode() if isinstance(packed, str) else b64decode(packed[0])

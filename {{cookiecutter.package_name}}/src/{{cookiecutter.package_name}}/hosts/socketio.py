@@ -18,16 +18,31 @@ from uuid import uuid4
 
 from socketio import PubSubManager
 from socketio.async_pubsub_manager import AsyncPubSubManager
+from socketio.base_manager import BaseManager
 
 from .. import BlockingConnector, Connector
 from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
-from .losses import Unsent, logger
-
-RETRY = 5.0
-"""Seconds after which a server that could not begin to hear the others tries again."""
+from . import joining
 
 
-class ConnectorManager(AsyncPubSubManager):
+class _Manager(BaseManager):
+    """What both managers are."""
+
+    name = "connector"
+
+    def __init__(self, connector: Any, channel: str = "socketio", **options: Any) -> None:
+        super().__init__(channel=channel, **options)
+        self.connector = connector
+        self._process = os.getpid()
+
+    def initialize(self) -> None:
+        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        if os.getpid() != self._process:
+            self.host_id = uuid4().hex
+        super().initialize()
+
+
+class ConnectorManager(_Manager, AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
@@ -37,28 +52,15 @@ class ConnectorManager(AsyncPubSubManager):
     `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
     """
 
-    name = "connector"
-
-    def __init__(self, connector: Connector, channel: str = "socketio", **options: Any) -> None:
-        super().__init__(channel=channel, **options)
-        self.connector = connector
-        self._process = os.getpid()
-        self._unsent = Unsent()
-        connector.on("close", self._unsent.flush)
-
-    def initialize(self) -> None:
-        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
-        if os.getpid() != self._process:
-            self.host_id = uuid4().hex
-        super().initialize()
+    connector: Connector
 
     async def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
         try:
             self.connector.start()
-            self.connector.publish_nowait(self.channel, text, self._unsent)
+            self.connector.publish_nowait(self.channel, text, self.connector.log_unsent)
         except (ClosedError, NotReadyError, OutboxFullError) as error:
-            self._unsent(error)
+            self.connector.log_unsent(error)
         await asyncio.sleep(0)  # so that a server that emits without end does not block its loop
 
     async def _listen(self) -> AsyncIterator[Any]:
@@ -68,16 +70,16 @@ class ConnectorManager(AsyncPubSubManager):
                 async with self.connector.messages(self.channel) as messages:
                     async for message in messages:
                         yield message
+                break
             except ClosedError:
-                pass
+                break
             except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
-                _log_deaf(error)
-                await asyncio.sleep(RETRY)
-                continue
-            raise asyncio.CancelledError  # which ends the server's task without a complaint
+                joining.log_deaf(error)
+                await asyncio.sleep(joining.RETRY)
+        raise asyncio.CancelledError  # which ends the server's task without a complaint
 
 
-class BlockingConnectorManager(PubSubManager):
+class BlockingConnectorManager(_Manager, PubSubManager):
     """Emits from code without an event loop, in any thread: `BlockingConnectorManager(connector, write_only=True)`.
 
     It emits to the clients of all servers, without being one. An emit does not wait for the broker; the connector
@@ -86,26 +88,14 @@ class BlockingConnectorManager(PubSubManager):
     Without `write_only`, it joins a `Server` of threads to the others. `options` are those of `ConnectorManager`.
     """
 
-    name = "connector"
-
-    def __init__(self, connector: BlockingConnector, channel: str = "socketio", **options: Any) -> None:
-        super().__init__(channel=channel, **options)
-        self.connector = connector
-        self._process = os.getpid()
-        self._unsent = Unsent()
-
-    def initialize(self) -> None:
-        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
-        if os.getpid() != self._process:
-            self.host_id = uuid4().hex
-        super().initialize()
+    connector: BlockingConnector
 
     def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
         try:
-            self.connector.publish_nowait(self.channel, text, self._unsent)
+            self.connector.publish_nowait(self.channel, text)
         except OutboxFullError as error:
-            self.connector.submit(partial(self._log_unsent, error))
+            self.connector.submit(partial(_log_unsent, error))
 
     def _listen(self) -> Iterator[Any]:
         heard: Queue[Any] = Queue(1)  # what waits beyond it waits in the connector, which bounds it
@@ -116,14 +106,11 @@ class BlockingConnectorManager(PubSubManager):
             except ClosedError:
                 return
             except ConnectorError as error:
-                _log_deaf(error)
-                time.sleep(RETRY)
+                joining.log_deaf(error)
+                time.sleep(joining.RETRY)
         while True:
             yield heard.get()
 
-    async def _log_unsent(self, error: Exception, _: object) -> None:
-        self._unsent(error)
 
-
-def _log_deaf(error: Exception) -> None:
-    logger.error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
+async def _log_unsent(error: Exception, connector: Connector) -> None:
+    connector.log_unsent(error)
