@@ -4,6 +4,8 @@ import asyncio
 import importlib
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -92,6 +94,18 @@ class Package:
                 """What it has written."""
                 text: str = (self.folder / "server.log").read_text(errors="replace")
                 return text
+
+            def terminate(self) -> None:
+                """Ask it to end, as a process manager does."""
+                self._signal(signal.SIGTERM)
+
+            def ended(self, within: float) -> bool:
+                """Tell whether it ends within so many seconds."""
+                try:
+                    self._process.wait(within)
+                except subprocess.TimeoutExpired:
+                    return False
+                return True
 
             @property
             def cpu(self) -> float:

@@ -5,13 +5,14 @@ import os
 import secrets
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
-from channels.layers import BaseChannelLayer
+from channels.layers import BaseChannelLayer, channel_layers
 
 from .. import BlockingConnector, Settings
 from ..contract import ClosedError, MessageTooLargeError, OutboxFullError
@@ -20,7 +21,7 @@ from .losses import watch
 from .mailboxes import MISSED, Mailboxes
 from .values import pack, unpack
 
-__all__ = ["MISSED", "ConnectorChannelLayer"]
+__all__ = ["MISSED", "ConnectorChannelLayer", "lifespan"]
 
 
 class ConnectorChannelLayer(BaseChannelLayer):
@@ -246,6 +247,19 @@ class ConnectorChannelLayer(BaseChannelLayer):
                 self._publish("give", name, [content, found[1]], _key(name))
             case "give" if content[0] == self._process and not boxes.put(name, content[1]):
                 self._publish("have", name, None, _key(name))
+
+
+async def lifespan(_: object, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+    """Close the layers when the server stops: `ProtocolTypeRouter({"lifespan": lifespan, …})`.
+
+    uvicorn ends itself by the signal that has stopped it, without the interpreter's exit, where layers close otherwise.
+    """
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    for layer in channel_layers.backends.values():
+        if isinstance(layer, ConnectorChannelLayer):
+            await layer.close()
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def _owner(channel: str) -> str | None:
