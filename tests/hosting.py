@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from baking import ROOT, bake
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 PROGRAMS = Path(__file__).with_name("hosts")
 HOSTS = sorted(path.name.removesuffix("_server.py") for path in PROGRAMS.glob("*_server.py"))
@@ -204,8 +205,9 @@ class Client:
         await asyncio.wait([self._reading])
 
     async def _read(self) -> None:
-        async for text in self._socket:
-            self.hear(str(text))
+        with suppress(ConnectionClosed):
+            async for text in self._socket:
+                self.hear(str(text))
 
     def hear(self, text: str) -> None:
         """Take a text that the server has sent."""

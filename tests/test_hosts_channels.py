@@ -60,7 +60,9 @@ class Bench:
         """Return when so many shards of a topic have subscribers."""
 
         def wait() -> None:
+            deadline = time.monotonic() + PATIENCE
             while sum(each.startswith(topic.encode()) for each in self.broker.ask("PUBSUB", "CHANNELS")) != count:
+                assert time.monotonic() < deadline
                 time.sleep(0.05)
 
         await asyncio.to_thread(wait)
