@@ -41,9 +41,10 @@ class BlockingMessageConnector(Generic[S]):
     connection in the background: until the broker can be reached, everything is as in an outage, and errors that are no
     call's own are logged.
 
-    When the interpreter exits, and at the end of a `multiprocessing` process, it closes. So it does in the background,
-    with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit handlers that were
-    registered before the first use come too late for it.
+    When the interpreter exits, and at the end of the target of a `multiprocessing` process, it closes. So it does in the
+    background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit handlers
+    that were registered before the first use, and threads that use it first when such a target has ended, come too late:
+    they get a `ClosedError`. Ctrl-C ends the waiting at the exit; the number of messages that are not sent is logged.
 
     A process that ends by `os._exit`, or by a signal without a handler, has to call `close` itself. So has an ASGI
     application on uvicorn, which ends itself by the signal that stopped it: at the end of its lifespan.

@@ -344,7 +344,7 @@ class MessageConnector(Generic[S]):
 
         Raises at once what is known at once: all that `publish` raises but `PublishError` for what the
         broker says. What comes later goes to `callback(error_or_None)`, or without one, if it is an
-        error, to the `error` event.
+        error, to the `error` event, and without a handler of that to `log_unsent`.
         """
         node = self._connected()
         node.outbox.add(*self._prepared(node, topic, message, callback, key))

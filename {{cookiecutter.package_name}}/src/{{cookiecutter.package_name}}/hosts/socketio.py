@@ -46,8 +46,8 @@ class ConnectorManager(_Manager, AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
-    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits:
-    `ASGIApp(server, on_shutdown=connector.close)`.
+    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits if
+    the broker is there: `ASGIApp(server, on_shutdown=connector.close)`.
 
     `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
     """
