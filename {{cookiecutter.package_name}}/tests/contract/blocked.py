@@ -117,11 +117,33 @@ def interrupt(connector: Any, topic: str) -> None:
             (connector.publish, connector.publish_nowait)[number % 2](topic, ["parent", number])
 
 
+def interrupt_exit(connector: Any, topic: str) -> None:
+    """Be interrupted, as by Ctrl-C, as soon as the exit waits until all is sent."""
+
+    def interrupt_then() -> None:
+        with suppress(connector.connector_class.errors.ClosedError):
+            while True:
+                connector.publish_nowait(topic, ["parent", 0])
+                time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    connector.publish_nowait(topic, ["parent", 0])
+    threading.Thread(target=interrupt_then, daemon=True).start()
+
+
 PROGRAMS = {
     program.__name__: program
-    for program in (
-        *(begin_too_late, drop, end, end_while_closing, end_while_closing_itself, fork, fork_late, interrupt),
-    )
+    for program in [
+        begin_too_late,
+        drop,
+        end,
+        end_while_closing,
+        end_while_closing_itself,
+        fork,
+        fork_late,
+        interrupt,
+        interrupt_exit,
+    ]
 }
 
 

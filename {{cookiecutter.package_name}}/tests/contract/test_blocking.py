@@ -53,7 +53,14 @@ async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
 
 
 async def run_blocked(given: Settings, program: str, topic: str) -> str:
-    """Run a program of `blocked.py`; return what it has printed when it has ended well."""
+    """Run a program of `blocked.py`, which complains of nothing; return what it has printed."""
+    printed, complaints = await run_program(given, program, topic)
+    assert complaints == ""
+    return printed
+
+
+async def run_program(given: Settings, program: str, topic: str) -> tuple[str, str]:
+    """Run a program of `blocked.py`; return what it has printed, and its complaints, when it has ended well."""
     quiet = "ignore:This process:DeprecationWarning"  # it comes with each fork of a process that has threads
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", quiet, str(Path(__file__).with_name("blocked.py")), PACKAGE, program, topic),
@@ -69,8 +76,8 @@ async def run_blocked(given: Settings, program: str, topic: str) -> str:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert (process.returncode, complaints.decode()) == (0, "")
-    return printed.decode()
+    assert process.returncode == 0, complaints.decode()
+    return printed.decode(), complaints.decode()
 
 
 @pytest.mark.clause("L10", "M7")
@@ -391,6 +398,17 @@ async def test_a_signal_handler_may_publish_and_close(node: MakeNode, given: Set
     await run_blocked(given, "interrupt", topic)
     heard = await mailbox.until(lambda items: ["handler", 99] in items)
     assert [number for who, number in heard if who == "handler"] == list(range(100))
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_an_exit_that_is_interrupted_tells_what_it_has_not_sent(
+    proxy: Proxy, through: dict[str, Any], change: Change, topic: str
+) -> None:
+    if os.name != "posix":
+        pytest.skip("not applicable: here a thread that waits is not interrupted")
+    await proxy.refuse()
+    _, complaints = await run_program(change(**through, connect_timeout=60), "interrupt_exit", topic)
+    assert re.search(r"The exit did not wait for \d+ messages to be sent", complaints)
 
 
 @pytest.mark.clause("L4", "L10")
