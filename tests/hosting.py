@@ -4,6 +4,8 @@ import asyncio
 import importlib
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from baking import ROOT, bake
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 PROGRAMS = Path(__file__).with_name("hosts")
 HOSTS = sorted(path.name.removesuffix("_server.py") for path in PROGRAMS.glob("*_server.py"))
@@ -92,6 +95,18 @@ class Package:
                 """What it has written."""
                 text: str = (self.folder / "server.log").read_text(errors="replace")
                 return text
+
+            def terminate(self) -> None:
+                """Ask it to end, as a process manager does."""
+                self._signal(signal.SIGTERM)
+
+            def ended(self, within: float) -> bool:
+                """Tell whether it ends within so many seconds."""
+                try:
+                    self._process.wait(within)
+                except subprocess.TimeoutExpired:
+                    return False
+                return True
 
             @property
             def cpu(self) -> float:
@@ -190,8 +205,9 @@ class Client:
         await asyncio.wait([self._reading])
 
     async def _read(self) -> None:
-        async for text in self._socket:
-            self.hear(str(text))
+        with suppress(ConnectionClosed):
+            async for text in self._socket:
+                self.hear(str(text))
 
     def hear(self, text: str) -> None:
         """Take a text that the server has sent."""

@@ -36,6 +36,7 @@ class Bench:
 
     def __init__(self, package: Package, broker: Any) -> None:
         self.broker = broker
+        self.package = package
         self.name = package.name
         self.source = package.source
         self.module = package.module("hosts.channels")
@@ -54,6 +55,17 @@ class Bench:
     def clients(self) -> set[str]:
         """Return the ids of all clients of the broker."""
         return {client["id"] for client in self.broker.ask("CLIENT LIST")}
+
+    async def until_shards(self, topic: str, count: int) -> None:
+        """Return when so many shards of a topic have subscribers."""
+
+        def wait() -> None:
+            deadline = time.monotonic() + PATIENCE
+            while sum(each.startswith(topic.encode()) for each in self.broker.ask("PUBSUB", "CHANNELS")) != count:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+        await asyncio.to_thread(wait)
 
     def connections(self) -> int:
         """Return how many connections the broker has accepted since it was started."""
@@ -630,22 +642,15 @@ def test_a_process_that_was_forked_is_another_node(bench: Bench, tmp_path: Path)
 def test_a_process_gets_only_the_shards_that_its_channels_need(bench: Bench) -> None:
     groups = [f"room-{number}" for number in range(40)]
 
-    def shards() -> int:
-        return sum(each.startswith(b"sharded") for each in bench.broker.ask("PUBSUB", "CHANNELS"))
-
-    def wait_for(count: int) -> None:
-        while shards() != count:
-            time.sleep(0.05)
-
     async def scene() -> None:
         config = {"topic": "sharded", "shards": 8}
         async with bench.layer(**config) as here, bench.layer(**config) as there:
             channel, other = await joined(here), await joined(here, groups[0])
             await here.group_discard(groups[0], other)
-            await asyncio.to_thread(wait_for, 1)
+            await bench.until_shards("sharded", 1)
             for group in groups:
                 await here.group_add(group, channel)
-            assert shards() == 8
+            await bench.until_shards("sharded", 8)
             for number in range(5):
                 for group in groups:
                     await there.group_send(group, message([group, number]))
@@ -654,12 +659,12 @@ def test_a_process_gets_only_the_shards_that_its_channels_need(bench: Bench) -> 
                 assert [number for name, number in got if name == group] == list(range(5))
             for group in groups:
                 await here.group_discard(group, channel)
-            await asyncio.to_thread(wait_for, 1)
+            await bench.until_shards("sharded", 1)
             await here.send("resize", message("held"))
             assert await numbers(there, "resize", 1) == ["held"]
             for group in groups:
                 await there.group_add(group, channel)
-            await asyncio.to_thread(wait_for, 8)
+            await bench.until_shards("sharded", 8)
 
     play(scene())
 
@@ -707,6 +712,57 @@ def test_in_an_outage_senders_do_not_wait_and_consumers_of_the_process_go_on(
         logger.removeHandler(unsent)
     assert len(unsent.lines) < 10
     assert all("publish_timeout" in line for line in unsent.lines)
+
+
+def test_a_consumer_that_comes_in_an_outage_hears_all_groups_afterwards(
+    packages: Mapping[str, Package], tmp_path: Path
+) -> None:
+    groups = [f"room-{number}" for number in range(40)]
+
+    async def scene(bench: Bench) -> None:
+        async with bench.layer(shards=8) as here, bench.layer(shards=8) as there:
+            await joined(here)
+            await there.new_channel()
+            bench.broker.stop()
+            channel = await joined(here, *groups)
+            bench.broker.spawn()
+            for group in groups:
+                await there.group_send(group, message(group))
+            assert sorted(await numbers(here, channel, 40)) == sorted(groups)
+
+    with packages["redis"].broker(tmp_path / "broker") as broker:
+        play(scene(Bench(packages["redis"], broker)))
+
+
+def test_a_group_is_heard_as_soon_as_the_broker_allows_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport, groups = bench.package.module("transport").BrokerTransport, [f"room-{number}" for number in range(40)]
+    subscribe, refused = transport.subscribe, list[str]()
+
+    async def without_rights(self: Any, topic: str) -> None:
+        if topic.startswith("rights") and len(refused) < 3:
+            refused.append(topic)
+            raise bench.errors.SubscribeRefusedError("no rights to this topic")
+        await subscribe(self, topic)
+
+    async def scene() -> None:
+        config = {"topic": "rights", "shards": 8}
+        async with bench.layer(**config) as here, bench.layer(**config) as there:
+            channel = await joined(here)
+            await there.new_channel()
+            monkeypatch.setattr(transport, "subscribe", without_rights)
+            for group in groups:
+                await there.group_add(group, channel)
+            await bench.until_shards("rights", 8)
+            for group in groups:
+                await there.group_send(group, message(group))
+            assert sorted(await numbers(here, channel, 40)) == sorted(groups)
+
+    monkeypatch.setattr(bench.package.module("hosts.joining"), "RETRY", 0.1)
+    play(scene())
+    assert len(refused) == 3
+    assert any("no rights to this topic" in line for line in caplog.messages)
 
 
 def test_without_a_broker_views_send_and_consumers_are_refused_in_time(bench: Bench) -> None:
@@ -822,4 +878,24 @@ def test_the_code_of_the_guide_runs_as_printed(packages: Mapping[str, Package], 
 
     package = packages["redis"]
     with package.printed(tmp_path, broker, site, "chat") as programs:
+        play(scene(programs))
+
+
+def test_a_server_that_is_told_to_end_waits_until_the_broker_has_what_it_was_sent(
+    packages: Mapping[str, Package], broker: Any, tmp_path: Path
+) -> None:
+    async def scene(programs: list[Any]) -> None:
+        async with clients(Client, programs) as (client, other):
+            broker.freeze()
+            try:
+                await client.send("the last words")
+                await client.until("the last words")
+                programs[0].terminate()
+                assert not await asyncio.to_thread(programs[0].ended, 1)
+            finally:
+                broker.thaw()
+            await other.until("the last words")
+            assert await asyncio.to_thread(programs[0].ended, PATIENCE)
+
+    with packages["redis"].printed(tmp_path, broker, blocks("channels.md", "python")[0], "chat") as programs:
         play(scene(programs))

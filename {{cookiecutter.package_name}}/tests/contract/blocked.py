@@ -1,18 +1,21 @@
 """Programs without an event loop, which use a connector as scripts, web servers and task queues do.
 
-    python blocked.py PACKAGE ends TOPIC
-    python blocked.py PACKAGE forks TOPIC
-    python blocked.py PACKAGE forks-late TOPIC
+    python blocked.py PACKAGE PROGRAM TOPIC
 
-The connector's settings come from the environment. With `ends`, the program is over as soon as all is accepted. With
-`forks`, it forks twice: by `os.fork`, and by `multiprocessing`; with `forks-late`, it does so when the connector is in
-use. Each process publishes lists of its name and of a number, from 0 on, and then ends as its kind does.
+The connector's settings come from the environment. `PROGRAMS` has what they do. They publish lists of a name and of a
+number, from 0 on for each name, and then end as their kind does.
 """
 
 import importlib
+import itertools
 import multiprocessing
 import os
+import signal
 import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.util import is_exiting
 from typing import Any
 
 MESSAGES = 100
@@ -24,15 +27,42 @@ def speak(connector: Any, topic: str, name: str) -> None:
         connector.publish_nowait(topic, [name, number])
 
 
-def main(package: str, what: str, topic: str) -> None:
-    """Run until all processes have ended."""
-    module = importlib.import_module(package)
-    connector = module.BlockingConnector(module.Settings())
-    if what == "ends":
-        speak(connector, topic, "parent")
-        return
-    if what == "forks-late":
-        connector.publish(topic, ["early", 0])
+def end(connector: Any, topic: str) -> None:
+    """End when all is accepted."""
+    speak(connector, topic, "parent")
+
+
+def end_while_closing(connector: Any, topic: str) -> None:
+    """End when another thread has called `close`, and waits for it; print how much was accepted until then."""
+    speak(connector, topic, "parent")
+    accepted = MESSAGES
+    threading.Thread(target=connector.close, daemon=True).start()
+    try:
+        while True:
+            connector.publish_nowait(topic, ["parent", accepted])
+            accepted += 1
+    except connector.connector_class.errors.ClosedError:
+        print(accepted)
+
+
+def end_while_closing_itself(connector: Any, topic: str) -> None:
+    """End when the connector's own thread has called `close`."""
+
+    async def close(_: object) -> None:
+        connector.close()
+
+    speak(connector, topic, "parent")
+    connector.submit(close).result()
+
+
+def drop(connector: Any, topic: str) -> None:
+    """Forget connectors that have something to send."""
+    for number in range(3):
+        type(connector)(connector.connector_class.Settings()).publish_nowait(topic, ["dropped", number])
+
+
+def fork(connector: Any, topic: str) -> None:
+    """Fork twice: by `os.fork`, and by `multiprocessing`."""
     child = os.fork()
     if not child:
         speak(connector, topic, "forked")
@@ -43,6 +73,84 @@ def main(package: str, what: str, topic: str) -> None:
     _, status = os.waitpid(child, 0)
     assert (status, process.exitcode) == (0, 0)
     speak(connector, topic, "parent")
+
+
+def fork_late(connector: Any, topic: str) -> None:
+    """Fork when the connector is in use."""
+    connector.publish(topic, ["early", 0])
+    fork(connector, topic)
+
+
+def begin_too_late(connector: Any, topic: str) -> None:
+    """Publish for the first time when the target of a `multiprocessing` process has returned."""
+
+    def publish() -> None:
+        while not is_exiting():
+            time.sleep(0.001)
+        try:
+            connector.publish_nowait(topic, ["late", 0])
+        except connector.connector_class.errors.ClosedError:
+            os._exit(7)
+
+    process = multiprocessing.get_context("fork").Process(target=threading.Thread(target=publish).start)
+    process.start()
+    process.join()
+    assert process.exitcode == 7
+
+
+def interrupt(connector: Any, topic: str) -> None:
+    """Publish until the handler of a signal closes the connector, which has published itself before."""
+    handled = itertools.count()
+
+    def handle(*_: object) -> None:
+        number = next(handled)
+        if number == MESSAGES:
+            connector.close()
+            return
+        (connector.publish, connector.publish_nowait)[number % 2](topic, ["handler", number])
+        signal.setitimer(signal.ITIMER_REAL, 0.001)
+
+    signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.001)
+    with suppress(connector.connector_class.errors.ClosedError):
+        for number in itertools.count():
+            (connector.publish, connector.publish_nowait)[number % 2](topic, ["parent", number])
+
+
+def interrupt_exit(connector: Any, topic: str) -> None:
+    """Be interrupted, as by Ctrl-C, as soon as the exit waits until all is sent."""
+
+    def interrupt_then() -> None:
+        with suppress(connector.connector_class.errors.ClosedError):
+            while True:
+                connector.publish_nowait(topic, ["parent", 0])
+                time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    connector.publish_nowait(topic, ["parent", 0])
+    threading.Thread(target=interrupt_then, daemon=True).start()
+
+
+PROGRAMS = {
+    program.__name__: program
+    for program in [
+        begin_too_late,
+        drop,
+        end,
+        end_while_closing,
+        end_while_closing_itself,
+        fork,
+        fork_late,
+        interrupt,
+        interrupt_exit,
+    ]
+}
+
+
+def main(package: str, program: str, topic: str) -> None:
+    """Run until all processes have ended."""
+    module = importlib.import_module(package)
+    PROGRAMS[program](module.BlockingConnector(module.Settings()), topic)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
 """Chapter L: the same connector for code without an event loop."""
 
 import asyncio
+import gc
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -48,23 +52,32 @@ async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
             await asyncio.to_thread(each.close)
 
 
-async def run_blocked(given: Settings, what: str, topic: str) -> None:
-    """Run the program `blocked.py`; return when it has ended well."""
+async def run_blocked(given: Settings, program: str, topic: str) -> str:
+    """Run a program of `blocked.py`, which complains of nothing; return what it has printed."""
+    printed, complaints = await run_program(given, program, topic)
+    assert complaints == ""
+    return printed
+
+
+async def run_program(given: Settings, program: str, topic: str) -> tuple[str, str]:
+    """Run a program of `blocked.py`; return what it has printed, and its complaints, when it has ended well."""
     quiet = "ignore:This process:DeprecationWarning"  # it comes with each fork of a process that has threads
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", quiet, str(Path(__file__).with_name("blocked.py")), PACKAGE, what, topic),
+        *(sys.executable, "-W", quiet, str(Path(__file__).with_name("blocked.py")), PACKAGE, program, topic),
         env={**os.environ, **in_environment(given), "PYTHONASYNCIODEBUG": ""},
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
     try:
         async with patience("the end of the program"):
-            _, complaints = await process.communicate()
+            printed, complaints = await process.communicate()
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    assert (process.returncode, complaints.decode()) == (0, "")
+    assert process.returncode == 0, complaints.decode()
+    return printed.decode(), complaints.decode()
 
 
 @pytest.mark.clause("L10", "M7")
@@ -182,6 +195,50 @@ async def test_a_listener_that_blocks_delays_nobody(node: MakeNode, blocking: Ma
     assert await quick.before("marker") == slow.items == [0, 1, 2]
 
 
+@pytest.mark.clause("L10", "M10")
+@pytest.mark.parametrize("raised", [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+async def test_whatever_a_listener_raises_it_gets_the_next_message(
+    node: MakeNode, blocking: MakeBlocking, topic: str, caplog: pytest.LogCaptureFixture, raised: type[BaseException]
+) -> None:
+    other: Node = await node()
+    connector, heard = blocking(), Mailbox()
+
+    def listen(message: Any) -> None:
+        heard(message)
+        raise raised
+
+    await asyncio.to_thread(connector.subscribe, topic, listen)
+    for number in range(3):
+        await other.publish(topic, number)
+    assert await heard.count(3) == [0, 1, 2]
+    await asyncio.to_thread(connector.close)
+    told = [each.getMessage() for each in caplog.records if each.getMessage().startswith("ListenerError")]
+    assert [raised.__name__ in each for each in told] == [True] * 3
+
+
+@pytest.mark.clause("L10", "E2")
+async def test_messages_that_are_not_sent_are_logged_with_a_count(
+    blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await proxy.refuse()
+    connector = blocking(**through, publish_timeout=0.3, connect_timeout=0.3)
+
+    def publish() -> None:
+        for number in range(300):
+            connector.publish_nowait(topic, number)
+        with pytest.raises(contract.PublishUnconfirmedError):
+            connector.publish(topic, "which waits as long as those before it")
+        for number in range(300):
+            connector.publish_nowait(topic, number)
+        connector.close()
+
+    async with patience("the end of the connector"):
+        await asyncio.to_thread(publish)
+    told = [int(count) for each in caplog.records for count in re.findall(r"others may miss: (\d+)", each.getMessage())]
+    assert sum(told) == 600
+    assert len(told) <= 4
+
+
 @pytest.mark.clause("L10", "M9")
 async def test_a_listener_may_do_all_that_others_may(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
     other: Node = await node()
@@ -262,28 +319,123 @@ async def test_what_was_accepted_is_sent_before_the_interpreter_exits(
     other: Node = await node()
     mailbox = Log()
     await other.subscribe(topic, mailbox)
-    await run_blocked(given, "ends", topic)
+    await run_blocked(given, "end", topic)
     assert await mailbox.count(100) == [["parent", number] for number in range(100)]
 
 
 @pytest.mark.clause("L4", "L10")
+async def test_an_exit_waits_for_a_thread_that_closes(node: MakeNode, given: Settings, topic: str) -> None:
+    other: Node = await node()
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    accepted = int(await run_blocked(given, "end_while_closing", topic))
+    assert await mailbox.count(accepted) == [["parent", number] for number in range(accepted)]
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_an_exit_waits_for_a_connector_that_was_closed_on_its_own_thread(
+    node: MakeNode, given: Settings, topic: str
+) -> None:
+    other: Node = await node()
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    await run_blocked(given, "end_while_closing_itself", topic)
+    assert await mailbox.count(100) == [["parent", number] for number in range(100)]
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_an_exit_waits_for_connectors_that_nobody_has_kept(node: MakeNode, given: Settings, topic: str) -> None:
+    other: Node = await node()
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    await run_blocked(given, "drop", topic)
+    assert sorted(await mailbox.count(3)) == [["dropped", number] for number in range(3)]
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_a_connector_that_nobody_keeps_closes(
+    node: MakeNode, blocking: MakeBlocking, change: Change, topic: str
+) -> None:
+    other: Node = await node()
+    mailbox, heard, before = Log(), Mailbox(), set(threading.enumerate())
+    await other.subscribe(topic, mailbox)
+
+    def publish() -> None:
+        BlockingConnector(change()).publish_nowait(topic, "sent all the same")
+        gc.collect()
+
+    def drop() -> None:
+        with pytest.warns(ResourceWarning, match="not closed"):
+            publish()
+
+    def subscribe() -> "weakref.ref[BlockingConnector]":
+        connector = BlockingConnector(change())
+        connector.subscribe(f"{topic}-back", heard)
+        return weakref.ref(connector)
+
+    await asyncio.to_thread(drop)
+    assert await mailbox.count(1) == ["sent all the same"]
+    async with patience("the end of all threads"):
+        for thread in set(threading.enumerate()) - before - {threading.current_thread()}:
+            if not thread.name.startswith("asyncio"):
+                await asyncio.to_thread(thread.join)
+    subscriber = await asyncio.to_thread(subscribe)
+    gc.collect()
+    await other.publish(f"{topic}-back", "for a listener")
+    assert await heard.count(1) == ["for a listener"]
+    found = subscriber()
+    assert found
+    await asyncio.to_thread(found.close)
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_a_signal_handler_may_publish_and_close(node: MakeNode, given: Settings, topic: str) -> None:
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("not applicable: this system has no such signals")
+    other: Node = await node()
+    mailbox = Log()
+    await other.subscribe(topic, mailbox)
+    await run_blocked(given, "interrupt", topic)
+    heard = await mailbox.until(lambda items: ["handler", 99] in items)
+    assert [number for who, number in heard if who == "handler"] == list(range(100))
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_an_exit_that_is_interrupted_tells_what_it_has_not_sent(
+    proxy: Proxy, through: dict[str, Any], change: Change, topic: str
+) -> None:
+    if os.name != "posix":
+        pytest.skip("not applicable: here a thread that waits is not interrupted")
+    await proxy.refuse()
+    _, complaints = await run_program(change(**through, connect_timeout=60), "interrupt_exit", topic)
+    assert re.search(r"The exit did not wait for \d+ messages to be sent", complaints)
+
+
+@pytest.mark.clause("L4", "L10")
 async def test_each_process_is_a_node_of_its_own(node: MakeNode, given: Settings, topic: str) -> None:
-    await check_forks(await node(), given, "forks", topic)
+    await check_forks(await node(), given, "fork", topic)
 
 
 @pytest.mark.clause("L4", "L10")
 async def test_a_fork_may_come_when_it_is_in_use(node: MakeNode, given: Settings, topic: str) -> None:
-    await check_forks(await node(), given, "forks-late", topic)
+    await check_forks(await node(), given, "fork_late", topic)
 
 
-async def check_forks(other: Node, given: Settings, what: str, topic: str) -> None:
-    """Run `blocked.py`; check that all is heard that its three processes say."""
+@pytest.mark.clause("L10")
+async def test_a_process_that_ends_accepts_nothing_that_it_would_not_send(given: Settings, topic: str) -> None:
+    if not hasattr(os, "fork"):
+        pytest.skip("not applicable: no process forks on this system")
+    await run_blocked(given, "begin_too_late", topic)
+
+
+async def check_forks(other: Node, given: Settings, program: str, topic: str) -> None:
+    """Run a program of `blocked.py`; check that all is heard that its three processes say."""
     if not hasattr(os, "fork"):
         pytest.skip("not applicable: no process forks on this system")
     mailbox = Log()
     await other.subscribe(topic, mailbox)
-    await run_blocked(given, what, topic)
-    heard = [each for each in await mailbox.count(301 if what == "forks-late" else 300) if each != ["early", 0]]
+    await run_blocked(given, program, topic)
+    heard = [each for each in await mailbox.count(301 if program == "fork_late" else 300) if each != ["early", 0]]
     for name in ("parent", "forked", "multiprocessing"):
         assert [number for who, number in heard if who == name] == list(range(100))
     assert other.stats()["duplicates"] == 0

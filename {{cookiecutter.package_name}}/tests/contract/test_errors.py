@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -175,6 +176,26 @@ async def test_an_error_to_which_nobody_listens_is_logged(
         await proxy.cut()
         await connector.until_ready(2)
     assert any("ConnectionLostError" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.clause("E2")
+async def test_messages_that_are_not_sent_are_logged_together_if_nobody_listens(
+    node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    connector: Node = await node(noisy=True, **through, publish_timeout=0.3)
+    await proxy.refuse()
+    await connector.until_down()
+    connector.remove_listener("error", connector.errors)
+    for number in range(300):
+        connector.publish_nowait(topic, number)
+    with pytest.raises(contract.PublishUnconfirmedError):
+        await connector.publish(topic, "which waits as long as those before it")
+    for number in range(300):
+        connector.publish_nowait(topic, number)
+    await connector.close()
+    told = [int(count) for each in caplog.records for count in re.findall(r"others may miss: (\d+)", each.getMessage())]
+    assert sum(told) == 600
+    assert len(told) <= 4
 
 
 @pytest.mark.clause("E2")

@@ -2,8 +2,10 @@
 
 import asyncio
 import atexit
+import logging
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -11,7 +13,8 @@ from contextlib import suppress
 from contextvars import Context
 from functools import partial, update_wrapper
 from inspect import isawaitable, iscoroutinefunction
-from multiprocessing.util import Finalize
+from multiprocessing.util import Finalize, is_exiting
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
@@ -19,8 +22,10 @@ from .connection import CLOSING_TIME
 from .connector import Callback, MessageConnector
 from .errors import ClosedError, ConnectorError, NotReadyError
 from .listeners import Listener
-from .threads import DaemonThreads
+from .threads import DaemonThreads, Gate
 from .transport import S
+
+logger = logging.getLogger(__name__.partition(".")[0])
 
 T = TypeVar("T")
 
@@ -31,12 +36,18 @@ Use = Callable[[MessageConnector[S]], Awaitable[T]]
 class BlockingMessageConnector(Generic[S]):
     """Does what a connector does, for code without an event loop.
 
-    Any thread may call it, also in a process that was forked after it was made. In each process it is one node, with
-    one connector on a thread of its own, from the first use on. That use, too, starts the connection in the background:
-    until the broker can be reached, everything is as in an outage, and errors that are no call's own are logged.
+    Any thread may call it, also in a process that was forked after it was made, and so may a signal handler. In each
+    process it is one node, with one connector on a thread of its own, from the first use on. That use, too, starts the
+    connection in the background: until the broker can be reached, everything is as in an outage, and errors that are no
+    call's own are logged.
 
-    When the interpreter exits, and at the end of a `multiprocessing` process, it closes. A process that ends by
-    `os._exit`, or by a signal, has to call `close` itself.
+    When the interpreter exits, and at the end of the target of a `multiprocessing` process, it closes. So it does in the
+    background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit handlers
+    that were registered before the first use, and threads that use it first when such a target has ended, come too late:
+    they get a `ClosedError`. Ctrl-C ends the waiting at the exit; the number of messages that are not sent is logged.
+
+    A process that ends by `os._exit`, or by a signal without a handler, has to call `close` itself. So has an ASGI
+    application on uvicorn, which ends itself by the signal that stopped it: at the end of its lifespan.
 
     `settings` are the settings, or a function that returns them, as for `MessageConnector`.
     """
@@ -44,7 +55,7 @@ class BlockingMessageConnector(Generic[S]):
     connector_class: ClassVar[type[MessageConnector[Any]]]
     """Whose connector it runs."""
 
-    _lock: threading.Lock
+    _lock: threading.RLock
     _running: "ConnectorThread[S] | None"
 
     def __init__(self, settings: S | Callable[[], S | Awaitable[S]]) -> None:
@@ -64,7 +75,7 @@ class BlockingMessageConnector(Generic[S]):
             SerializationError, MessageTooLargeError, OutboxFullError: the message was not taken.
             PublishRefusedError: the broker refused the message: nobody gets it.
             PublishUnconfirmedError: the broker did not confirm it within `publish_timeout`, outages included.
-            ClosedError: `close()` was called, here or in the parent process before the fork.
+            ClosedError: `close()` was called, here or in the parent process before the fork; or the process ends.
             RuntimeError: the call comes from the connector's own thread, and would wait for itself.
         """
         self._wait_for(lambda connector: connector.publish(topic, message, key))
@@ -75,18 +86,19 @@ class BlockingMessageConnector(Generic[S]):
         """Send like `publish`, without waiting for the broker.
 
         Raises at once what is known at once. What comes later goes to `callback(error_or_None)`, which is called on the
-        connector's thread and must not block, or without one, if it is an error, to the log.
+        connector's thread and must not block, or without one, if it is an error, to the log: a line a second at most.
         """
 
         async def use(connector: MessageConnector[S]) -> None:
-            connector.publish_nowait(topic, message, callback, key)
+            connector.publish_nowait(topic, message, callback or connector.log_unsent, key)
 
-        if self._running and self._running.is_here:
-            self._running.connector.publish_nowait(topic, message, callback, key)
+        running = self._thread()
+        connector = running.connector
+        if running.is_here:
+            connector.publish_nowait(topic, message, callback or connector.log_unsent, key)
             return
         try:
-            with self._lock:
-                self._thread().connector.hand_over(topic, message, callback, key)
+            connector.hand_over(topic, message, callback or connector.log_unsent, key)
         except NotReadyError:  # the thread has only just begun
             self._wait_for(use)
 
@@ -97,12 +109,16 @@ class BlockingMessageConnector(Generic[S]):
         the connector's event loop, which it must not block. After a fork, the child is a node of its own, without
         listeners.
 
+        As long as there is no connection, this waits for it without end.
+
         Raises:
             SubscribeRefusedError: the broker refused.
-            SubscribeUnconfirmedError: the broker did not confirm within `publish_timeout`.
+            SubscribeUnconfirmedError: the broker, which is there, did not confirm within `publish_timeout`.
             ClosedError, RuntimeError: as for `publish`.
         """
         self._wait_for(lambda connector: connector.subscribe(topic, _called_aside(listener), key))
+        if self._running:
+            self._running.owner = self
 
     def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Call `listener` no more for messages on `topic`; return when the broker, if need be, has been told.
@@ -120,12 +136,9 @@ class BlockingMessageConnector(Generic[S]):
         `MessageConnector.close` does. May be called from any thread, more than once, and by a listener or a callback; on
         the connector's own thread it returns at once.
         """
-        with self._lock:
-            running, self._is_closed = self._running, True
-            if running:
-                running.end()
-        if running:
-            running.wait()
+        self._is_closed = True
+        if self._running:
+            self._running.close()
 
     def submit(self, use: "Use[S, T]") -> "Future[T]":
         """Have `await use(connector)` done on the connector's event loop; return what becomes of it, from any thread.
@@ -133,10 +146,9 @@ class BlockingMessageConnector(Generic[S]):
         For adapters that need more than the methods here. Cancelling what is returned cancels `use`.
 
         Raises:
-            ClosedError: `close()` was called.
+            ClosedError: as for `publish`.
         """
-        with self._lock:
-            return self._thread().submit(use)
+        return self._thread().submit(use)
 
     def __enter__(self) -> Self:
         return self
@@ -148,16 +160,33 @@ class BlockingMessageConnector(Generic[S]):
 
     def _begin(self) -> None:
         """Begin as a process does that has not used it yet."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._running = None
 
     def _thread(self) -> "ConnectorThread[S]":
-        """Return the thread, which has begun; only for those who hold the lock."""
+        """Return the thread, which has begun."""
+        running = self._running or self._start()
         if self._is_closed:
-            raise ClosedError("The BlockingConnector is closed: make a new one.")
-        if self._running is None:
-            self._running = ConnectorThread(self.connector_class(self._settings), self.close)
-        return self._running
+            running.end()
+        if running.is_ending:
+            raise _closed()
+        return running
+
+    def _start(self) -> "ConnectorThread[S]":
+        with self._lock:
+            if self._running:
+                return self._running
+            if self._is_closed:
+                raise _closed()
+            if is_exiting():
+                raise ClosedError("The process ends, and does not wait for what would be sent now: use it earlier.")
+            made = ConnectorThread(self.connector_class(self._settings))
+            if self._running:  # since a signal handler has used it meanwhile
+                made.end()
+                return self._running
+            self._running = made
+        weakref.finalize(self, made.drop).atexit = False
+        return made
 
     def _wait_for(self, use: "Use[S, Any]") -> None:
         if self._running and self._running.is_here:
@@ -165,24 +194,43 @@ class BlockingMessageConnector(Generic[S]):
                 "This call comes from the connector's own thread, and would wait for itself. Call publish_nowait, or "
                 "subscribe a function in place of a coroutine function: it is called on another thread."
             )
-        self.submit(use).result()
+        outcome: SimpleQueue[asyncio.Task[Any]] = SimpleQueue()  # a future's lock could keep a signal handler waiting
+
+        async def tell(connector: MessageConnector[S]) -> None:
+            task = asyncio.current_task()
+            assert task
+            task.add_done_callback(outcome.put)
+            await use(connector)
+
+        self._thread().submit(tell)
+        try:
+            outcome.get().result()
+        except asyncio.CancelledError:
+            raise _closed() from None
 
 
 class ConnectorThread(Generic[S]):
-    """Runs one connector on an event loop of its own; `close` is called when the interpreter exits."""
+    """Runs one connector on an event loop of its own, and closes it when the interpreter exits."""
 
-    def __init__(self, connector: MessageConnector[S], close: Callable[[], None]) -> None:
+    def __init__(self, connector: MessageConnector[S]) -> None:
         self._thread = threading.Thread(target=self._run, name=f"{connector.name} connector", daemon=True)
+        self._process = os.getpid()
         self.connector = connector
+        self.owner: object = None
+        """Who is needed as long as this runs."""
         self._loop = asyncio.SelectorEventLoop()  # of all systems' loops the one that every client library takes
         self._aside = DaemonThreads()
         self._loop.set_default_executor(self._aside)
         self._loop.call_soon(connector.start, context=Context())
-        self._close = close
-        atexit.register(close)  # now, so that it comes before what client libraries have registered
-        self._at_exit = Finalize(None, close, exitpriority=0)  # where a process of `multiprocessing` ends
+        atexit.register(self._close_at_exit)  # now, so that it comes before what client libraries have registered
+        self._at_exit = Finalize(None, self._close_at_exit, exitpriority=0)  # where a `multiprocessing` process ends
         self._uses: set[asyncio.Task[Any]] = set()
-        self._ending: Future[None] | None = None
+        self.is_ending = False
+        """Whether nothing new is taken."""
+        self._is_over = False
+        self._ending: asyncio.Task[None] | None = None
+        self._closed = Gate()
+        self._ended = Gate()
         self._thread.start()
 
     @property
@@ -191,8 +239,17 @@ class ConnectorThread(Generic[S]):
         return threading.current_thread() is self._thread
 
     def submit(self, use: "Use[S, T]") -> "Future[T]":
-        """Have `await use(connector)` done; return what becomes of it."""
-        return asyncio.run_coroutine_threadsafe(self._use(use), self._loop)
+        """Have `await use(connector)` done; return what becomes of it. Raise `ClosedError` if it is ending."""
+        if not self.is_ending:
+            using = self._use(use)
+            try:
+                future = asyncio.run_coroutine_threadsafe(using, self._loop)
+            except RuntimeError:  # the loop is closed
+                using.close()
+            else:
+                if not self._is_over:
+                    return future
+        raise _closed()
 
     async def _use(self, use: "Use[S, T]") -> T:
         task = asyncio.current_task()
@@ -203,26 +260,53 @@ class ConnectorThread(Generic[S]):
 
     def end(self) -> None:
         """Begin to end, unless that has begun."""
-        if self._ending is None:
-            self._at_exit.cancel()
-            atexit.unregister(self._close)
-            self._ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        self.is_ending = True
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._begin_to_end)
 
-    def wait(self) -> None:
-        """Return when the connector is closed, and the thread has ended; a listener is not kept waiting for itself."""
-        if self._ending and not self.is_here:
-            self._ending.result()
-            if threading.current_thread() not in self._aside.threads:
-                self._thread.join()
-                self._aside.join(CLOSING_TIME)
+    def close(self) -> None:
+        """End; return when the connector is closed, and the thread has ended. A listener does not wait for itself."""
+        self.end()
+        if self.is_here:
+            return
+        self._closed.wait()
+        if threading.current_thread() not in self._aside.threads:
+            self._ended.wait()
+            self._thread.join(CLOSING_TIME)
+            self._aside.join(CLOSING_TIME)
+
+    def drop(self) -> None:
+        """End, unless that has begun, since nobody can use this any more."""
+        if not self.is_ending and os.getpid() == self._process:
+            self.end()
+            warnings.warn(f"{self.connector!r} was dropped, not closed; it closes now", ResourceWarning, stacklevel=2)
+
+    def _close_at_exit(self) -> None:
+        if os.getpid() != self._process:
+            return
+        self._at_exit.cancel()
+        try:
+            self.close()
+        except KeyboardInterrupt:
+            logger.error("The exit did not wait for %d messages to be sent", self.connector.stats()["pending"])
+            raise
 
     def _run(self) -> None:
-        self._loop.run_forever()
-        if left := asyncio.all_tasks(self._loop):
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.wait(left))
-        self._loop.close()
+        try:
+            self._loop.run_forever()
+            self._is_over = True
+            self._loop.run_until_complete(self._cancel_all())
+            self._loop.close()
+        finally:
+            atexit.unregister(self._close_at_exit)
+            self._at_exit.cancel()
+            self.owner = None
+            self._closed.open()
+            self._ended.open()
+
+    def _begin_to_end(self) -> None:
+        if self._ending is None:
+            self._ending = self._loop.create_task(self._end())
 
     async def _end(self) -> None:
         try:
@@ -233,14 +317,23 @@ class ConnectorThread(Generic[S]):
             if self._uses:
                 await asyncio.wait(self._uses, timeout=CLOSING_TIME)
         finally:
-            self._stopping = self._loop.create_task(self._stop(asyncio.current_task()))
+            self._closed.open()
+            self._stopping = self._loop.create_task(self._stop())
 
-    async def _stop(self, *ending: "asyncio.Task[Any] | None") -> None:
+    async def _stop(self) -> None:
         """Stop when the listener has returned that has closed the connector."""
-        left = asyncio.all_tasks().difference(ending, [asyncio.current_task()])
+        left = asyncio.all_tasks().difference([asyncio.current_task()])
         if left:
             await asyncio.wait(left, timeout=CLOSING_TIME)
         self._loop.stop()
+
+    async def _cancel_all(self) -> None:
+        await asyncio.sleep(0)  # so that what was submitted until it was over has begun
+        left = asyncio.all_tasks().difference([asyncio.current_task()])
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
 
 
 class _CalledAside:
@@ -267,6 +360,10 @@ class _CalledAside:
 
 def _called_aside(listener: Listener) -> Listener:
     return listener if iscoroutinefunction(listener) or not callable(listener) else _CalledAside(listener)
+
+
+def _closed() -> ClosedError:
+    return ClosedError("The BlockingConnector is closed: make a new one.")
 
 
 def _begin(connector: "weakref.ref[BlockingMessageConnector[Any]]") -> None:

@@ -239,6 +239,14 @@ class MessageConnector(Generic[S]):
         """Take back what `on` or `once` did; `KeyError` if they did not."""
         self._events.remove_listener(event, handler)
 
+    def log_unsent(self, error: Exception | None) -> None:
+        """Log how many messages others may miss: at once, then once a second at most, and when the connector closes.
+
+        A callback for `publish_nowait`. A host also calls it with what that raised, if its users are not to see it.
+        """
+        if error:
+            self._events.log_unsent(error)
+
     async def connect(self) -> None:
         """Connect, and stay connected until `close()`; do nothing if that is so already.
 
@@ -337,7 +345,7 @@ class MessageConnector(Generic[S]):
 
         Raises at once what is known at once: all that `publish` raises but `PublishError` for what the
         broker says. What comes later goes to `callback(error_or_None)`, or without one, if it is an
-        error, to the `error` event.
+        error, to the `error` event, and without a handler of that to `log_unsent`.
         """
         node = self._connected()
         node.outbox.add(*self._prepared(node, topic, message, callback, key))
@@ -409,6 +417,8 @@ class MessageConnector(Generic[S]):
             if self._identity:
                 self._identity.check()
             self._is_open = False
+            if self._node:
+                self._node.outbox.shut()
             self._closing = tasks.start(self._close())
         elif self._closing.done() or self._is_called_by_us():
             return
@@ -536,8 +546,8 @@ class MessageConnector(Generic[S]):
         self._events.report(error)
 
     def _report_failure(self, error: ConnectorError | None) -> None:
-        if error:
-            self._report(error)
+        if error and not self._events.emit("error", error):
+            self.log_unsent(error)
 
     def _call_back(self, callback: Callback, error: ConnectorError | None) -> None:
         try:
@@ -552,14 +562,12 @@ class MessageConnector(Generic[S]):
     # Other threads.
 
     def hand_over(self, topic: str, message: Any, callback: Callback | None, key: str | None) -> None:
-        """Do what `publish_nowait` does, on another thread; no two threads may do this at the same time.
-
-        For `BlockingConnector`, which sees to it that this is not called once `close` was.
-        """
+        """Do what `publish_nowait` does, on another thread. For `BlockingConnector`."""
         node = self._node
         if node is None:
             raise self._not_ready()
-        node.outbox.hand(*self._prepared(node, topic, message, callback, key))
+        if not node.outbox.hand(*self._prepared(node, topic, message, callback, key)):
+            raise self._closed()
 
     # Checks.
 

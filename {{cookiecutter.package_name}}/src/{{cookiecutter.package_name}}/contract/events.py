@@ -10,7 +10,8 @@ from typing import Any
 from pyee.base import EventEmitter
 
 from . import tasks
-from .errors import ListenerError
+from .errors import ConnectorError, ListenerError
+from .floods import Flood
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
@@ -31,6 +32,8 @@ class Events:
         self._emitter = EventEmitter()
         self._running: dict[asyncio.Task[None], None] = {}
         self._is_over = False
+        self._unsent: Exception | None = None
+        self._flood = Flood(log_error, self._tell_unsent)
 
     def on(self, event: str, handler: Handler | None = None) -> Any:
         """Call `handler` at each `event`; without a handler, return a decorator. A handler is added once only."""
@@ -65,11 +68,17 @@ class Events:
         if not self.emit("error", error):
             log_error(error)
 
+    def log_unsent(self, error: Exception) -> None:
+        """Log why a message was not sent, together with others, once a second at most; raise nothing."""
+        self._unsent = error
+        self._flood.add(1)
+
     async def close(self) -> None:
-        """Wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
+        """Log what waits for that; wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
 
         A handler in which this is called is not waited for.
         """
+        self._flood.flush()
         others = [task for task in self._running if task is not _handler.get()]
         if others:
             await asyncio.wait(others, timeout=CLOSING_TIME)
@@ -88,6 +97,10 @@ class Events:
         task = tasks.start(self._run(event, result))
         self._running[task] = None
         task.add_done_callback(self._running.pop)
+
+    def _tell_unsent(self, count: int) -> Exception:
+        last = self._unsent
+        return ConnectorError(f"Messages of this node that others may miss: {count}. The last one: {shown(last, str)}")
 
     async def _run(self, event: str, result: Awaitable[Any]) -> None:
         _handler.set(asyncio.current_task())

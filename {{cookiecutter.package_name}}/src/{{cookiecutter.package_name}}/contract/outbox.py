@@ -1,8 +1,10 @@
 """What is published, from `publish` to the broker's answer: the tasks and timers around the numbers of `sending`."""
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, Generic
@@ -54,18 +56,21 @@ class Outbox(Generic[S]):
         self._alarm_at = self._expected = inf
         """When the alarm goes off; and when it would go off if the loop were never blocked."""
         self._emptied: asyncio.Future[None] | None = None
+        self._handing = threading.RLock()
+        """Is held by a thread that hands over, never by the event loop's: a signal handler may wait for that meanwhile."""
         self._handed: deque[tuple[str, bytes, Settle]] = deque()
-        """What another thread has handed over, until the event loop comes to it."""
+        """What was handed over, until the event loop comes to it."""
         self._handed_bytes = self._taken_bytes = 0
         """How much was ever handed over; and how much of it the event loop has taken."""
         self._is_told = False
         """Whether the event loop will look at what was handed over."""
+        self._is_shut = False
         self.published = 0
 
     @property
     def pending(self) -> int:
         """How many messages are not settled."""
-        return self._sender.pending
+        return self._sender.pending + len(self._handed)
 
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
         """Take one message; raise `OutboxFullError` if there is no room for it."""
@@ -81,23 +86,39 @@ class Outbox(Generic[S]):
         if lane not in self._calls:
             self._start(lane, now)
 
-    def hand(self, topic: str, data: bytes, settle: Settle) -> None:
-        """Take one message from another thread; no two threads may do this at the same time.
+    def hand(self, topic: str, data: bytes, settle: Settle) -> bool:
+        """Take one message on another thread; return whether it was taken, as all are until `shut`.
 
         Like `add`, but where the room is taken only after this returns, `settle` gets the `OutboxFullError`.
         """
         size = len(data) + MESSAGE_COST
-        if self._sender.bytes + self._handed_bytes - self._taken_bytes + size > self._settings.max_outbox_bytes:
-            raise self._full(data)
-        self._handed_bytes += size
-        self._handed.append((topic, data, settle))
-        if not self._is_told:
-            self._is_told = True
-            self._loop.call_soon_threadsafe(self._take)
+        handed = (topic, data, settle)
+        with self._handing:
+            if self._sender.bytes + self._handed_bytes - self._taken_bytes + size > self._settings.max_outbox_bytes:
+                raise self._full(data)
+            self._handed_bytes += size
+            self._handed.append(handed)
+            if not self._is_told:
+                self._is_told = True
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(self._take)
+        if self._is_shut:
+            with suppress(ValueError):  # `shut` has come later, and has taken it
+                self._handed.remove(handed)
+                return False
+        return True
 
     def _take(self) -> None:
-        """Add what was handed over."""
         self._is_told = False  # before the look, so that nothing is overlooked that is handed over meanwhile
+        if not self._is_shut:
+            self._add_handed()
+
+    def shut(self) -> None:
+        """Let nothing more be handed over."""
+        self._is_shut = True
+        self._add_handed()
+
+    def _add_handed(self) -> None:
         for _ in range(len(self._handed)):
             topic, data, settle = self._handed.popleft()
             try:
@@ -155,7 +176,7 @@ class Outbox(Generic[S]):
 
     async def drain(self) -> None:
         """Return when every message is settled, or the connection is gone."""
-        if self.pending:
+        if self._sender.pending:
             self._emptied = self._loop.create_future()
             await self._emptied
 
@@ -198,7 +219,7 @@ class Outbox(Generic[S]):
             else:
                 for message in messages:
                     message.receipt(self._error(outcome, len(message.data)))
-        if self._emptied and not self.pending and not self._emptied.done():
+        if self._emptied and not self._sender.pending and not self._emptied.done():
             self._emptied.set_result(None)
 
     def _set_alarm(self, when: float) -> None:
@@ -232,13 +253,14 @@ class Outbox(Generic[S]):
             self.start(lane)
         if due.told:
             self._tell(due.told)
-        if self._sender.next_due < self._alarm_at or self.pending:
+        if self._sender.next_due < self._alarm_at or self._sender.pending:
             # What is left to do now comes after other tasks have had their turn.
-            self._set_alarm(min(max(self._sender.next_due, now), now + self._timeout / LOOKS if self.pending else inf))
+            look = now + self._timeout / LOOKS if self._sender.pending else inf
+            self._set_alarm(min(max(self._sender.next_due, now), look))
 
     def _full(self, data: bytes) -> OutboxFullError:
         return OutboxFullError(
-            f"{self.pending + len(self._handed)} messages wait to be sent to {self._link.where}; this one, of {len(data)} "
+            f"{self.pending} messages wait to be sent to {self._link.where}; this one, of {len(data)} "
             f"bytes, would be more than max_outbox_bytes = {self._settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes "
             "are added for each message). Publish more slowly, or raise the limit."
         )

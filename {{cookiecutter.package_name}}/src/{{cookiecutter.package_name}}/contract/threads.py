@@ -11,6 +11,27 @@ from typing import Any
 Call = tuple["Future[Any]", Callable[[], Any]]
 
 
+class Gate:
+    """Something that happens once, for which any thread may wait, and a signal handler that interrupts one that waits."""
+
+    def __init__(self) -> None:
+        self._is_open = False
+        self._waiting: list[SimpleQueue[None]] = []
+
+    def open(self) -> None:
+        """Let all go on."""
+        self._is_open = True
+        for each in self._waiting:
+            each.put(None)
+
+    def wait(self) -> None:
+        """Return when it has happened."""
+        told: SimpleQueue[None] = SimpleQueue()
+        self._waiting.append(told)
+        if not self._is_open:
+            told.get()
+
+
 class DaemonThreads(ThreadPoolExecutor):
     """Makes each call on a thread that is free, or else on a new one, unless there are `most` of them.
 
@@ -68,5 +89,9 @@ def make(call: Call) -> None:
     if future.set_running_or_notify_cancel():
         try:
             future.set_result(function())
+        except StopIteration as error:  # no future of asyncio takes it
+            raised = RuntimeError("it raised StopIteration")
+            raised.__cause__ = error
+            future.set_exception(raised)
         except BaseException as error:
             future.set_exception(error)

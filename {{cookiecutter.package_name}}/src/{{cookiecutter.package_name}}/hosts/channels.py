@@ -5,21 +5,23 @@ import os
 import secrets
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull, MessageTooLarge
-from channels.layers import BaseChannelLayer
+from channels.layers import BaseChannelLayer, channel_layers
 
 from .. import BlockingConnector, Settings
 from ..contract import ClosedError, MessageTooLargeError, OutboxFullError
-from .losses import Unsent, watch
+from .joining import Joined
+from .losses import watch
 from .mailboxes import MISSED, Mailboxes
 from .values import pack, unpack
 
-__all__ = ["MISSED", "ConnectorChannelLayer"]
+__all__ = ["MISSED", "ConnectorChannelLayer", "lifespan"]
 
 
 class ConnectorChannelLayer(BaseChannelLayer):
@@ -66,12 +68,11 @@ class ConnectorChannelLayer(BaseChannelLayer):
         self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
         self._sending = threading.RLock()
         """Who holds it sends to a group: its channels here get messages in the order in which those elsewhere do."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._listening: dict[str, Future[None]] = {}
-        """By key: that messages with this key arrive."""
-        self._is_watched = False
-        """Whether the connector tells of messages that are missing."""
-        self._unsent = Unsent()
+        """By key: that messages with this key arrive, or will when the broker is back."""
+        self._joined: Joined | None = None
+        """What subscribes, from the first connection on."""
 
     # Channels.
 
@@ -175,7 +176,6 @@ class ConnectorChannelLayer(BaseChannelLayer):
         with self._lock:
             self._listening.clear()
         await asyncio.to_thread(self._connector.close)
-        self._unsent.flush()
 
     # The connector.
 
@@ -183,7 +183,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         return _owner(channel) in (None, self._process)
 
     async def _listen(self, key: str) -> None:
-        """Return when messages with this key arrive from other processes."""
+        """Return when messages with this key arrive from other processes; in an outage at once, and they do afterwards."""
         listening = self._begin_to_listen(key)
         if not listening.done():
             await asyncio.shield(asyncio.wrap_future(listening))
@@ -194,29 +194,31 @@ class ConnectorChannelLayer(BaseChannelLayer):
         with self._lock:
             found = self._listening.get(key)
             if found is None or (found.done() and (found.cancelled() or found.exception())):
-                found = self._listening[key] = self._connector.submit(partial(self._subscribe, key))
+                found = self._listening[key] = self._connector.submit(partial(self._join, key))
             return found
 
-    async def _subscribe(self, key: str, connector: Any) -> None:
-        if not self._is_watched:
-            self._is_watched = True
+    async def _join(self, key: str, connector: Any) -> None:
+        if self._joined is None:
+            await connector.connect()
+        if self._joined is None:
             watch(connector, self._topic, self._boxes.miss)
-        await connector.connect()
-        await connector.subscribe(self._topic, self._take, key=key)
+            self._joined = Joined(connector, self._topic, self._take)
+        await self._joined.join(key)
 
     def _unlisten(self, group: str) -> None:
         """Get no more messages of a group that has no channels here."""
 
-        async def use(connector: Any) -> None:
-            await connector.unsubscribe(self._topic, self._take, key=group)
+        async def leave(_: object) -> None:
+            if self._joined:
+                await self._joined.leave(group)
 
         with self._lock, suppress(ClosedError):
             if self._listening.pop(group, None):
-                self._connector.submit(use)
+                self._connector.submit(leave)
 
     def _publish(self, kind: str, name: str, content: Any, key: str) -> None:
         try:
-            self._connector.publish_nowait(self._topic, [kind, name, content], self._unsent, key)
+            self._connector.publish_nowait(self._topic, [kind, name, content], key=key)
         except MessageTooLargeError as error:
             raise MessageTooLarge(str(error)) from error
 
@@ -245,6 +247,19 @@ class ConnectorChannelLayer(BaseChannelLayer):
                 self._publish("give", name, [content, found[1]], _key(name))
             case "give" if content[0] == self._process and not boxes.put(name, content[1]):
                 self._publish("have", name, None, _key(name))
+
+
+async def lifespan(_: object, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
+    """Close the layers when the server stops: `ProtocolTypeRouter({"lifespan": lifespan, …})`.
+
+    uvicorn ends itself by the signal that has stopped it, without the interpreter's exit, where layers close otherwise.
+    """
+    while (await receive())["type"] == "lifespan.startup":
+        await send({"type": "lifespan.startup.complete"})
+    for layer in channel_layers.backends.values():
+        if isinstance(layer, ConnectorChannelLayer):
+            await layer.close()
+    await send({"type": "lifespan.shutdown.complete"})
 
 
 def _owner(channel: str) -> str | None:

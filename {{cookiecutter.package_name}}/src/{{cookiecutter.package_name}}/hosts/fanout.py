@@ -12,7 +12,7 @@ from .. import Connector
 from ..contract import ClosedError, NotReadyError, Receipt
 from ..contract.serialization import as_it_arrives
 from .joining import Joined, start
-from .losses import Unsent, watch
+from .losses import watch
 
 
 class Missed(Exception):
@@ -44,7 +44,6 @@ class Fanout:
         self._joined = Joined(connector, topic, self._take)
         self._is_sharded = False
         self._is_over = False
-        self._unsent = Unsent()
         watch(connector, topic, self._missed)
 
     async def __aenter__(self) -> Self:
@@ -69,7 +68,6 @@ class Fanout:
     ) -> None:
         """Close the connector, and end all subscriptions."""
         await self._connector.close()
-        self._unsent.flush()
         self._is_over = True
         for events in self._all():
             events.end()
@@ -91,7 +89,7 @@ class Fanout:
 
         Raises at once what is known at once, as the connector does. What comes later is logged, a line a second at most.
         """
-        self._publish(channel, message, self._unsent)
+        self._publish(channel, message, self._connector.log_unsent)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:

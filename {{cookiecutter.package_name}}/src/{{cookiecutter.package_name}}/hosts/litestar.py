@@ -11,7 +11,7 @@ from litestar.channels.backends.base import ChannelsBackend
 from .. import Connector, Settings
 from ..contract import ConnectorError
 from .joining import Joined, start
-from .losses import Unsent, watch
+from .losses import watch
 
 ROOM = 256 * 1024
 """Bytes that may wait for the broker, and for Litestar, before publishers and the connector wait, too."""
@@ -135,7 +135,6 @@ class _Node:
         """Bytes that the broker has not confirmed."""
         self._moved = asyncio.Event()
         """Set when those who wait for something have to look."""
-        self._unsent = Unsent()
         watch(connector, topic, self._lost)
         connector.on("error", lambda error: self._moved.set())  # nobody waits for a broker that is away
 
@@ -144,7 +143,6 @@ class _Node:
         await self.connector.close()
         self._waiting = 0
         self._moved.set()
-        self._unsent.flush()
 
     async def publish(self, data: bytes, channels: Iterable[str]) -> None:
         """Hand a message to this node's clients and to the broker; wait for room then. Raise nothing."""
@@ -155,12 +153,12 @@ class _Node:
                 try:
                     self.connector.publish_nowait(self._topic, [channel, packed], partial(self._settled, size), channel)
                 except ConnectorError as error:
-                    self._unsent(error)
+                    self.connector.log_unsent(error)
                 else:
                     self._unconfirmed += size
                     self._hand_out(channel, data)
         except Exception as error:
-            self._unsent(error)
+            self.connector.log_unsent(error)
         if self._unconfirmed > ROOM:
             await asyncio.sleep(0)  # also in an outage, when there is no waiting for the broker
         while self._waiting > ROOM or (self._unconfirmed > ROOM and self.connector.is_ready):
@@ -205,7 +203,7 @@ class _Node:
         self._unconfirmed -= size
         if self._unconfirmed <= ROOM:
             self._moved.set()
-        self._unsent(error)
+        self.connector.log_unsent(error)
 
 
 def _pack(data: bytes) -> str | list[str]:

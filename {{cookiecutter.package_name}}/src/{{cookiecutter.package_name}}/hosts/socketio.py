@@ -23,7 +23,6 @@ from socketio.base_manager import BaseManager
 from .. import BlockingConnector, Connector
 from ..contract import ClosedError, ConnectorError, NotReadyError, OutboxFullError
 from . import joining
-from .losses import Unsent
 
 
 class _Manager(BaseManager):
@@ -35,7 +34,6 @@ class _Manager(BaseManager):
         super().__init__(channel=channel, **options)
         self.connector = connector
         self._process = os.getpid()
-        self._unsent = Unsent()
 
     def initialize(self) -> None:
         """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
@@ -48,25 +46,21 @@ class ConnectorManager(_Manager, AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
-    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits:
-    `ASGIApp(server, on_shutdown=connector.close)`.
+    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits if
+    the broker is there: `ASGIApp(server, on_shutdown=connector.close)`.
 
     `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
     """
 
     connector: Connector
 
-    def __init__(self, connector: Connector, channel: str = "socketio", **options: Any) -> None:
-        super().__init__(connector, channel, **options)
-        connector.on("close", self._unsent.flush)
-
     async def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
         try:
             self.connector.start()
-            self.connector.publish_nowait(self.channel, text, self._unsent)
+            self.connector.publish_nowait(self.channel, text, self.connector.log_unsent)
         except (ClosedError, NotReadyError, OutboxFullError) as error:
-            self._unsent(error)
+            self.connector.log_unsent(error)
         await asyncio.sleep(0)  # so that a server that emits without end does not block its loop
 
     async def _listen(self) -> AsyncIterator[Any]:
@@ -99,9 +93,9 @@ class BlockingConnectorManager(_Manager, PubSubManager):
     def _publish(self, data: Any) -> None:
         text = self.json.dumps(data)
         try:
-            self.connector.publish_nowait(self.channel, text, self._unsent)
+            self.connector.publish_nowait(self.channel, text)
         except OutboxFullError as error:
-            self.connector.submit(partial(self._log_unsent, error))
+            self.connector.submit(partial(_log_unsent, error))
 
     def _listen(self) -> Iterator[Any]:
         heard: Queue[Any] = Queue(1)  # what waits beyond it waits in the connector, which bounds it
@@ -117,5 +111,6 @@ class BlockingConnectorManager(_Manager, PubSubManager):
         while True:
             yield heard.get()
 
-    async def _log_unsent(self, error: Exception, _: object) -> None:
-        self._unsent(error)
+
+async def _log_unsent(error: Exception, connector: Connector) -> None:
+    connector.log_unsent(error)
