@@ -81,15 +81,18 @@ def fork_late(connector: Any, topic: str) -> None:
 
 
 def begin_late(connector: Any, topic: str) -> None:
-    """Publish for the first time when the target of a `multiprocessing` process has returned; print what is accepted."""
+    """Publish for the first time when the target of a `multiprocessing` process has returned; print how much is accepted."""
 
     def publish() -> None:
         threading.main_thread().join()
         with suppress(connector.connector_class.errors.ClosedError):
-            connector.publish_nowait(topic, "late")
-            print("late")
+            speak(connector, topic, "late")
+            print(MESSAGES)
 
-    process = multiprocessing.get_context("fork").Process(target=threading.Thread(target=publish).start)
+    def target() -> None:
+        threading.Thread(target=publish).start()
+
+    process = multiprocessing.get_context("fork").Process(target=target)
     process.start()
     process.join()
     assert process.exitcode == 0
