@@ -43,8 +43,9 @@ class BlockingMessageConnector(Generic[S]):
 
     When the interpreter exits, and at the end of the target of a `multiprocessing` process, it closes. So it does in the
     background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit handlers
-    that were registered before the first use, and threads that use it first when such a target has ended, come too late:
-    they get a `ClosedError`. Ctrl-C ends the waiting at the exit; the number of messages that are not sent is logged.
+    that were registered before the first use come too late, and before Python 3.13 so do threads that use it first when
+    such a target has ended: they get a `ClosedError`. Ctrl-C ends the waiting at the exit; then the number of messages that
+    are not sent is logged.
 
     A process that ends by `os._exit`, or by a signal without a handler, has to call `close` itself. So has an ASGI
     application on uvicorn, which ends itself by the signal that stopped it: at the end of its lifespan.
