@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from ..subject import BlockingConnector, Connector, Settings, contract, sending
-from .nodes import Log, Node, in_environment, patience
+from .nodes import Log, Node, eventually, in_environment, patience
 from .proxy import Proxy
 from .public import Change, MakeNode
 
@@ -386,6 +386,8 @@ async def test_a_connector_that_nobody_keeps_closes(
     found = subscriber()
     assert found
     await asyncio.to_thread(found.close)
+    del found
+    await eventually(lambda: gc.collect() >= 0 and subscriber() is None, "the end of a connector that was closed")
 
 
 @pytest.mark.clause("L4", "L10")
