@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -386,8 +387,22 @@ async def test_a_connector_that_nobody_keeps_closes(
     found = subscriber()
     assert found
     await asyncio.to_thread(found.close)
-    del found
-    await eventually(lambda: gc.collect() >= 0 and subscriber() is None, "the end of a connector that was closed")
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_a_connector_that_was_closed_is_collected(change: Change, topic: str) -> None:
+    def use() -> "weakref.ref[BlockingConnector]":
+        connector = BlockingConnector(change())
+
+        async def handle_errors(inner: Any) -> None:
+            inner.on("error", partial(connector.publish_nowait, topic))
+
+        connector.submit(handle_errors).result()
+        connector.close()
+        return weakref.ref(connector)
+
+    used = await asyncio.to_thread(use)
+    await eventually(lambda: gc.collect() >= 0 and used() is None, "the end of a connector that was closed")
 
 
 @pytest.mark.clause("L4", "L10")
