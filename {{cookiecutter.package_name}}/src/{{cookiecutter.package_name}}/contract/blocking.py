@@ -119,7 +119,7 @@ class BlockingMessageConnector(Generic[S]):
         """
         self._wait_for(lambda connector: connector.subscribe(topic, _called_aside(listener), key))
         if self._running:
-            self._running.owner = self
+            self._running.needed = self
 
     def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
         """Call `listener` no more for messages on `topic`; return when the broker, if need be, has been told.
@@ -181,13 +181,12 @@ class BlockingMessageConnector(Generic[S]):
                 raise _closed()
             if is_exiting():
                 raise ClosedError("The process ends, and does not wait for what would be sent now: use it earlier.")
-            made = ConnectorThread(self.connector_class(self._settings))
+            made = ConnectorThread(self.connector_class(self._settings), self)
             if self._running:  # since a signal handler has used it meanwhile
                 made.end()
                 return self._running
             self._running = made
-        weakref.finalize(self, made.drop).atexit = False
-        return made
+            return made
 
     def _wait_for(self, use: "Use[S, Any]") -> None:
         if self._running and self._running.is_here:
@@ -211,20 +210,22 @@ class BlockingMessageConnector(Generic[S]):
 
 
 class ConnectorThread(Generic[S]):
-    """Runs one connector on an event loop of its own, and closes it when the interpreter exits."""
+    """Runs one connector on an event loop of its own, and closes it when its user is collected or the interpreter exits."""
 
-    def __init__(self, connector: MessageConnector[S]) -> None:
+    def __init__(self, connector: MessageConnector[S], user: object) -> None:
         self._thread = threading.Thread(target=self._run, name=f"{connector.name} connector", daemon=True)
         self._process = os.getpid()
         self.connector = connector
-        self.owner: object = None
-        """Who is needed as long as this runs."""
+        self.needed: object = None
+        """What is not collected as long as this runs."""
         self._loop = asyncio.SelectorEventLoop()  # of all systems' loops the one that every client library takes
         self._aside = DaemonThreads()
         self._loop.set_default_executor(self._aside)
         self._loop.call_soon(connector.start, context=Context())
         atexit.register(self._close_at_exit)  # now, so that it comes before what client libraries have registered
         self._at_exit = Finalize(None, self._close_at_exit, exitpriority=0)  # where a `multiprocessing` process ends
+        self._at_drop = weakref.finalize(user, self._drop)
+        self._at_drop.atexit = False
         self._uses: set[asyncio.Task[Any]] = set()
         self.is_ending = False
         """Whether nothing new is taken."""
@@ -276,8 +277,7 @@ class ConnectorThread(Generic[S]):
             self._thread.join(CLOSING_TIME)
             self._aside.join(CLOSING_TIME)
 
-    def drop(self) -> None:
-        """End, unless that has begun, since nobody can use this any more."""
+    def _drop(self) -> None:
         if not self.is_ending and os.getpid() == self._process:
             self.end()
             warnings.warn(f"{self.connector!r} was dropped, not closed; it closes now", ResourceWarning, stacklevel=2)
@@ -301,7 +301,8 @@ class ConnectorThread(Generic[S]):
         finally:
             atexit.unregister(self._close_at_exit)
             self._at_exit.cancel()
-            self.owner = None
+            self._at_drop.detach()
+            self.needed = None
             self._closed.open()
             self._ended.open()
 
