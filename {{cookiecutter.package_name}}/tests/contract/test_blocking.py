@@ -20,7 +20,7 @@ import pytest
 from ..subject import BlockingConnector, Connector, Settings, contract, sending
 from .nodes import Log, Node, eventually, in_environment, patience
 from .proxy import Proxy
-from .public import Change, MakeNode
+from .public import FAST, Change, MakeNode
 
 PACKAGE = Connector.__module__.partition(".")[0]
 
@@ -147,7 +147,7 @@ async def test_threads_share_the_room_of_the_outbox(
 ) -> None:
     await proxy.refuse()
     room = 100 * (100 + sending.MESSAGE_COST)
-    connector, outcomes = blocking(**through, publish_timeout=60, max_outbox_bytes=room), Mailbox()
+    connector, outcomes = blocking(**through, **FAST, publish_timeout=60, max_outbox_bytes=room), Mailbox()
     gate = threading.Barrier(16)
 
     def fill(_: int) -> int:

@@ -94,8 +94,12 @@ class Outbox(Generic[S]):
         size = len(data) + MESSAGE_COST
         handed = (topic, data, settle)
         with self._handing:
-            if self._sender.bytes + self._handed_bytes - self._taken_bytes + size > self._settings.max_outbox_bytes:
-                raise self._full(data)
+            while True:
+                taken = self._taken_bytes  # first, so that what is taken meanwhile counts twice rather than not at all
+                if self._handed_bytes - taken + self._sender.bytes + size <= self._settings.max_outbox_bytes:
+                    break
+                if taken == self._taken_bytes:
+                    raise self._full(data)
             self._handed_bytes += size
             self._handed.append(handed)
             if not self._is_told:
