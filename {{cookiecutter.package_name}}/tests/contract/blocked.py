@@ -127,6 +127,7 @@ def interrupt_exit(connector: Any, topic: str) -> None:
                 time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     connector.publish_nowait(topic, ["parent", 0])
     threading.Thread(target=interrupt_then, daemon=True).start()
 
