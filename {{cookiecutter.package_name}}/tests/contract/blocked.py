@@ -6,6 +6,7 @@ The connector's settings come from the environment. `PROGRAMS` has what they do.
 number, from 0 on for each name, and then end as their kind does.
 """
 
+import atexit
 import importlib
 import itertools
 import multiprocessing
@@ -128,6 +129,7 @@ def interrupt_exit(connector: Any, topic: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    atexit.register(os._exit, 0)  # after the connector's: native code may not bear that its thread is cut off
     connector.publish_nowait(topic, ["parent", 0])
     threading.Thread(target=interrupt_then, daemon=True).start()
 

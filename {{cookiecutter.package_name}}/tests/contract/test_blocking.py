@@ -423,7 +423,6 @@ async def test_an_exit_that_is_interrupted_tells_what_it_has_not_sent(
     if os.name != "posix":
         pytest.skip("not applicable: here a thread that waits is not interrupted")
     await proxy.refuse()
-    # How it ends is the client library's affair: native code may not bear that its thread is cut off.
     _, _, complaints = await run_program(change(**through, connect_timeout=60), "interrupt_exit", topic)
     assert re.search(r"The exit did not wait for \d+ messages to be sent", complaints)
 
