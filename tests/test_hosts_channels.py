@@ -575,7 +575,7 @@ def test_a_handler_of_the_log_may_send(bench: Bench) -> None:
             assert await numbers(here, full, 1) == [0]
             assert await numbers(here, log, 1) == ["full"]
 
-    logger, handler = logging.getLogger(bench.mailboxes.__name__), Sending()
+    logger, handler = logging.getLogger(bench.package.name), Sending()
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -765,15 +765,23 @@ def test_a_group_is_heard_as_soon_as_the_broker_allows_it(
     assert any("no rights to this topic" in line for line in caplog.messages)
 
 
-def test_without_a_broker_views_send_and_consumers_are_refused_in_time(bench: Bench) -> None:
-    async def scene() -> None:
-        async with bench.layer(url="redis://127.0.0.1:1", connect_timeout=0.3) as here:
-            await here.group_send("a", message("waits"))
-            for call in (here.new_channel(), here.receive("named"), here.send("named", message(1))):
-                with pytest.raises(bench.errors.ConnectError):
-                    await call
+def test_a_process_that_begins_before_the_broker_hears_all_groups_when_it_is_there(
+    packages: Mapping[str, Package], tmp_path: Path
+) -> None:
+    async def scene(bench: Bench) -> None:
+        bench.broker.stop()
+        paces = {"connect_timeout": 0.3, "reconnect_delay_max": 0.2}
+        async with bench.layer(**paces) as here, bench.layer(**paces) as there:
+            channel = await joined(here, "a")
+            sending = asyncio.create_task(send_without_end(there, "a"))
+            await here.send("named", message("waits"))
+            assert await numbers(here, "named", 1) == ["waits"]
+            bench.broker.spawn()
+            assert await numbers(here, channel, 1) == ["one of many"]
+            sending.cancel()
 
-    play(scene())
+    with packages["redis"].broker(tmp_path / "broker") as broker:
+        play(scene(Bench(packages["redis"], broker)))
 
 
 def test_what_was_sent_before_the_layer_was_closed_arrives(bench: Bench) -> None:

@@ -6,7 +6,6 @@ It runs only when `--clusters` or `--report` asks for it: it starts several serv
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import pytest
 
@@ -19,6 +18,9 @@ from .server import Server
 
 NODES = 3
 TOPICS = ("first", "second", "third")
+SPARE = "spare"
+"""A topic that has been there from the beginning, but has no traffic."""
+
 RATE = 100
 """Messages a second of each node."""
 
@@ -77,6 +79,7 @@ class Traffic:
         for receiver, node in enumerate(self._nodes):
             for topic in TOPICS:
                 await node.subscribe(topic, self._listener(receiver, topic))
+            await node.subscribe(SPARE, _ignore)
 
     def start(self) -> None:
         """Publish from now on."""
@@ -174,16 +177,20 @@ class Scenario:
         self._ready = self._loop.time()
 
     async def _serves(self, url: str) -> float:
-        """Return the time at which a new node can connect, subscribe and publish."""
-        topic = f"new-{uuid4().hex}"
+        """Return the time at which a new node can connect, subscribe to all that the others have, and publish."""
         while True:
             try:
                 async with asyncio.timeout(5), Connector(settings_for(self._cluster, url)) as new:
-                    await new.subscribe(topic, print)
-                    await new.publish(topic, "here")
+                    for topic in (*TOPICS, SPARE):
+                        await new.subscribe(topic, _ignore)
+                    await new.publish(SPARE, "here")
                     return self._loop.time()
             except (Connector.errors.ConnectorError, TimeoutError):
                 await asyncio.sleep(0.05)
+
+
+def _ignore(message: Any) -> None:
+    """Be a listener to whom no message matters."""
 
 
 def settings_for(cluster: Cluster, url: str) -> Settings:

@@ -16,7 +16,7 @@ from channels.layers import BaseChannelLayer, channel_layers
 
 from .. import BlockingConnector, Settings
 from ..contract import ClosedError, MessageTooLargeError, OutboxFullError
-from .joining import Joined
+from .joining import Joined, start
 from .losses import watch
 from .mailboxes import MISSED, Mailboxes
 from .values import pack, unpack
@@ -79,8 +79,11 @@ class ConnectorChannelLayer(BaseChannelLayer):
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return the name of a new channel of this process; what any process sends to it arrives from now on.
 
-        Raises what `subscribe` of the connector raises, and `ConnectError` if there has been no connection yet and there
-        is none within `connect_timeout`.
+        In an outage, the channel hears other processes when the broker is back.
+
+        Raises:
+            SubscribeRefusedError: the broker refused, and is asked again every 5 s.
+            ClosedError: the layer was closed.
         """
         channel = f"{prefix}.{self._process}!{secrets.token_hex(8)}"
         self.require_valid_channel_name(channel)
@@ -96,7 +99,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         Raises:
             ChannelFull: the messages that wait here fill the channel, or the connector's outbox.
             MessageTooLarge, SerializationError: the message was not taken.
-            ConnectError and what else `new_channel` raises: the channel is of no process.
+            What `new_channel` raises: the channel is of no process.
         """
         self.require_valid_channel_name(channel)
         content = pack(message)
@@ -121,7 +124,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         Raises:
             ValueError: the channel belongs to another process.
             OutboxFullError: the channel is of no process, and others cannot be asked for a message.
-            ConnectError and what else `new_channel` raises.
+            What `new_channel` raises.
         """
         self.require_valid_channel_name(channel)
         if not self._can_receive(channel):
@@ -199,7 +202,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
 
     async def _join(self, key: str, connector: Any) -> None:
         if self._joined is None:
-            await connector.connect()
+            await start(connector)
         if self._joined is None:
             watch(connector, self._topic, self._boxes.miss)
             self._joined = Joined(connector, self._topic, self._take)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import Connector
 from ..contract import ConnectError, ConnectorError, SubscribeError, SubscribeRefusedError, tasks
+from ..contract.floods import Flood
 from ..contract.listeners import Listener
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -41,6 +42,8 @@ class Joined:
         self._topic = topic
         self._listener = listener
         self._refused: dict[str | None, SubscribeRefusedError] = {}
+        self._last: SubscribeError
+        self._deaf = Flood(log_deaf, lambda _: self._last)
         self._news = asyncio.Event()
         connector.on("error", lambda error: self._news.set())
         connector.on("close", self._end)
@@ -92,7 +95,8 @@ class Joined:
             try:
                 return await self._connector.subscribe(self._topic, self._listener, key=key)
             except SubscribeError as error:
-                log_deaf(error)
+                self._last = error
+                self._deaf.add(1)
                 if isinstance(error, SubscribeRefusedError):
                     self._refused[key] = error
                     self._news.set()
@@ -109,5 +113,6 @@ class Joined:
             task.exception()  # which `join` raises, if somebody waits
 
     def _end(self) -> None:
+        self._deaf.flush()
         for task in self.keys.values():
             task.cancel()

@@ -11,7 +11,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__.partition(".")[0])
 
 MISSED = "connector.missed"
 """The group whose members are told, by a message of this type, that messages are missing."""
