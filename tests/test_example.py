@@ -37,14 +37,18 @@ def free_ports(count: int) -> int:
             return first
 
 
+def begun(port: int, **how: Any) -> "subprocess.Popen[str]":
+    """Return the process of the example, which begins."""
+    command = [sys.executable, str(EXAMPLE / "cluster.py"), str(port)]
+    return subprocess.Popen(command, stderr=subprocess.STDOUT, text=True, **how)
+
+
 @pytest.fixture
 def first_port(package: Package, tmp_path: Path) -> Iterator[int]:
     """Run the example; return the port of its first node."""
     port = free_ports(4)
-    environment = {**os.environ, "PYTHONPATH": str(package.source)}
-    command = [sys.executable, str(EXAMPLE / "cluster.py"), str(port)]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = begun(port, stdout=log, env={**os.environ, "PYTHONPATH": str(package.source)})
     try:
         yield port
     finally:
@@ -162,6 +166,17 @@ def test_two_tabs_on_two_nodes_miss_nothing_while_the_broker_is_killed(browser: 
             assert tab.of(node, "[data-counter=reconnects]") == ["reconnects1"]
             assert "title = summer" in tab.of(node, ".records")[0]
     assert here.title == there.title == "summer"
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    first = free_ports(4)
+    with socket.create_server(("127.0.0.1", first + 2)):
+        process = begun(first, stdout=subprocess.PIPE)
+        printed, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert f"('127.0.0.1', {first + 2})" in printed
+    assert "Open" not in printed
+    assert "Traceback" not in printed
 
 
 def test_the_example_is_short() -> None:

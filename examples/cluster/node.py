@@ -28,14 +28,12 @@ class Node:
     """What this node knows: the records, who is where, and what it has heard; and the pages to which it shows that."""
 
     def __init__(self, fanout: Fanout, connector: Connector) -> None:
-        self.fanout = fanout
-        self.connector = connector
+        self.fanout, self.connector = fanout, connector
         self.pages: dict[asyncio.Queue[Event], str] = {}
         self.records: dict[str, Event] = {}
         self.people: dict[str, Event] = {}
         self.heard: deque[Event] = deque(maxlen=MOST)
-        self.said = 0
-        self.talks = False
+        self.said, self.talks = 0, False
 
     def state(self) -> Event:
         events = [*self.records.values(), *self.people.values(), *self.heard]
