@@ -183,11 +183,12 @@ def derived() -> dict[str, str]:
 def faults_of_answers() -> Iterator[tuple[str, Any, str]]:
     """Each answer that cannot be used, and the rule: its field, the answer, the rule."""
     # A package_name that cannot be a folder is kept in __one_folder, see cookiecutter.json.
-    kept_aside = ANSWERS["package_name"] == "not-one-folder"
+    kept = ANSWERS["__one_folder"]
+    kept_aside = ANSWERS["package_name"] == "not-one-folder" and any(faults_of_package_name(str(kept)))
     for field, question in QUESTIONS.items():
         if field.startswith("_"):
             continue
-        answer = ANSWERS["__one_folder" if kept_aside and field == "package_name" else field]
+        answer = kept if kept_aside and field == "package_name" else ANSWERS[field]
         if field in CHECKS:
             if isinstance(answer, str):
                 rules = chain(CHECKS[field](answer), faults_of_any(answer))
@@ -202,7 +203,7 @@ def faults_of_own_variables() -> Iterator[tuple[str, Any, str]]:
     """Each variable that is the template's own, and that a replay file or a command line has changed."""
     for field in (*QUESTIONS, *STEERS_COOKIECUTTER):
         if field.startswith("_") and not field.startswith("__") and ANSWERS.get(field) != QUESTIONS.get(field):
-            yield field, ANSWERS[field], "must not be answered: it is the template's own"
+            yield field, ANSWERS.get(field), "must not be answered: it is the template's own"
     if isinstance(ANSWERS["package_name"], str) and ANSWERS["package_name"] != "not-one-folder":
         for field, name in derived().items():
             if ANSWERS[field] != name:
