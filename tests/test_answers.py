@@ -14,6 +14,7 @@ import pytest
 from baking import PRESETS, QUESTIONS, ROOT, bake, own_config
 from cookiecutter.exceptions import FailedHookException
 from cookiecutter.main import cookiecutter
+from jinja2 import Environment, StrictUndefined
 from markdown_it import MarkdownIt
 
 LICENSES: list[str] = QUESTIONS["license"]
@@ -378,6 +379,13 @@ def test_too_old_a_cookiecutter_is_told_what_is_needed(
     said = capfd.readouterr().err.splitlines()
     assert said[0].startswith(f"This template needs cookiecutter 2.2 or newer, and this is {found}: `pipx run cookie")
     assert not list((tmp_path / "made").iterdir())
+
+
+def test_a_cookiecutter_that_cannot_ask_all_questions_asks_no_second_one() -> None:
+    # Cookiecutter 1.7 knows no uuid4. It would also ask for each dictionary of cookiecutter.json, and take no answer.
+    default = Environment(undefined=StrictUndefined).from_string(QUESTIONS["broker_name"])
+    with pytest.raises(SystemExit, match=r"needs cookiecutter 2\.2 or newer: `pipx run cookiecutter"):
+        default.render(cookiecutter={"_presets": QUESTIONS["_presets"], "preset": "redis"})
 
 
 def test_too_old_a_python_is_told_what_is_needed(
