@@ -23,6 +23,9 @@ tox says which blank comes next, and checks each one that you fill in. All of th
     tests/broker.py - how to start a broker for the tests
     tests/settings.py - where that broker is
 
+The client library goes into `dependencies` in pyproject.toml. Never edit what is in
+contract/ or hosts/, which is the template's. CONTRIBUTING.md says which files are yours.
+
 If there is no tox yet: python -m pip install tox"""
 
 READY = """
@@ -35,6 +38,8 @@ and against a broker of your own:
 
     python -m pip install .
     python -m {package} check
+
+CONTRIBUTING.md says which files are yours, and which are the template's.
 
 If there is no tox yet: python -m pip install tox"""
 

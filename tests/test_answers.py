@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,15 @@ from typing import Any
 import pytest
 from baking import PRESETS, QUESTIONS, ROOT, bake, own_config
 from cookiecutter.exceptions import FailedHookException
+from cookiecutter.main import cookiecutter
+from jinja2 import Environment, StrictUndefined
+from markdown_it import MarkdownIt
 
 LICENSES: list[str] = QUESTIONS["license"]
 TEXTS = ("broker_name", "author_name")
+CHOICES = ("preset", "serialization", "license")
+CHECKED = (*TEXTS, "package_name", "author_email", "repository_url")
+DERIVED = ("__one_folder", "__distribution", "__entry_point")
 
 HOSTILE = [
     """both 'kinds' of "quotes", mostly "double\"""",
@@ -47,6 +54,7 @@ LIKE_JINJA = [
 NOT_ONE_LINE = [
     "", " ", "\t", "a\nb", "a\n", "\na", "a\rb", "a\tb", "a\x00b", "a\x1b[31mb", "a\x7fb", "a\x85b", "a\u2028b",
     "a\u2029b", "a\vb", "a\fb", "\N{ZERO WIDTH SPACE}", "\udc80", "a\ud83db",
+    "a\N{RIGHT-TO-LEFT OVERRIDE}b", "a\N{LEFT-TO-RIGHT EMBEDDING}b", "a\N{FIRST STRONG ISOLATE}b",
 ]
 BAD_PACKAGE_NAMES = {
     "lower-case identifier": [
@@ -58,12 +66,20 @@ BAD_PACKAGE_NAMES = {
     "end with an underscore": ["a_", "deepstream_msg_"],
     "at most 60 characters": ["a" * 61, "a" * 300, "A" * 61],
     "keyword": ["class", "async", "await", "None", "True", "match", "case", "type", "_"],
-    "standard library": ["json", "asyncio", "this", "types", "queue", "cgi", "distutils", "compression", "_thread"],
+    "standard library": [
+        "json", "asyncio", "this", "types", "queue", "cgi", "distutils", "compression", "_thread", "test", "site",
+        "winreg", "posix",
+    ],
     "clients use": [
-        "msgspec", "pyee", "pydantic", "pydantic_settings", "pydantic_core", "pytest", "hypothesis",
+        "msgspec", "pyee", "pydantic", "pydantic_settings", "pydantic_core", "pytest", "hypothesis", "pytest_xdist",
+        "channels", "litestar", "socketio", "python_socketio", "paho_mqtt", "nats_py", "google_cloud_pubsub",
+        "python_qpid_proton", "eclipse_zenoh", "azure_servicebus", "pkg_resources",
         *(module for preset in QUESTIONS["_presets"].values() for module in preset["modules"] if "." not in module),
     ],
-    "not be tests": ["tests"],
+    "folders of each project": ["src", "tests"],
+    "device on Windows": ["con", "prn", "aux", "nul", "com0", "com1", "com9", "lpt1", "lpt9"],
+    "imports by itself": ["conftest", "sitecustomize", "usercustomize"],
+    "tools leave out": ["build", "dist", "node_modules", "venv"],
 }
 BAD_EMAILS = [
     "", "you", "you@", "@example.com", "you@example", "you@@example.com", "a@b@example.com", "a b@example.com",
@@ -79,12 +95,34 @@ BAD_URLS = [
     "https://example.com/\x00", "https://example.com/\N{NO-BREAK SPACE}", "https://example.com/\udc80",
     "git@example.com:me/it.git",
 ]
+URLS_WITH_SECRETS = ["https://me:s3same@example.com/me", "https://s3same@example.com", "http://@example.com"]
 # fmt: on
 
 BAD = [(field, text, "one line") for field in TEXTS for text in NOT_ONE_LINE]
 BAD += [("package_name", name, rule) for rule, names in BAD_PACKAGE_NAMES.items() for name in names]
 BAD += [("author_email", email, "e-mail address") for email in BAD_EMAILS]
 BAD += [("repository_url", url, "URL") for url in BAD_URLS]
+BAD += [("repository_url", url, "no password") for url in URLS_WITH_SECRETS]
+
+TO_RUN = """json"\nimport os; os.mkdir("sentinel")\n#"""
+OTHER_PRESETS: dict[str, Any] = {
+    **dict(sorted(QUESTIONS["_presets"].items())),
+    "redis": {"requires": ["something-else"]},
+}
+REPLAYED: list[tuple[str, Any, str]] = [
+    *((field, answer, "must be one of") for field in CHOICES for answer in (TO_RUN, "", "../blank", None, 1, ["json"])),
+    *((field, answer, "must be text") for field in CHECKED for answer in (None, 1, True, ["a"], {"a": "b"})),
+    *((field, answer, "made of package_name") for field in DERIVED for answer in (TO_RUN, "", "../up", None, ["a"])),
+    ("package_name", "../up", "lower-case identifier"),
+    ("package_name", "json", "standard library"),
+    ("author_name", "{{ 7 * 7 }}", "when the project is updated"),
+    ("_presets", OTHER_PRESETS, "template's own"),
+    ("_presets", {}, "template's own"),
+    ("_copy_without_render", ["*"], "template's own"),
+    ("_jinja2_env_vars", {"trim_blocks": False}, "template's own"),
+    ("_extensions", ["jinja2.ext.do"], "template's own"),
+    ("_new_lines", "\r\n", "template's own"),
+]
 
 
 def type_in(folder: Path, **answers: str) -> "subprocess.CompletedProcess[str]":
@@ -131,6 +169,10 @@ def assert_holds(project: Path, answers: dict[str, str]) -> None:
     assert answers["broker_name"] in table["description"]
     assert table["urls"]["Repository"] == answers["repository_url"]
     assert table["entry-points"]["deepstream.msg"].popitem()[1] == f"{package}:Connector"
+    readme = MarkdownIt("commonmark").parse((project / "README.md").read_text(encoding="utf-8"))
+    first_paragraph = [token.children or [] for token in readme if token.type == "inline"][1]
+    assert {child.type for child in first_paragraph} == {"text", "softbreak"}
+    assert f"through {answers['broker_name']}, so" in "".join(child.content for child in first_paragraph)
     license = (project / "LICENSE").read_text(encoding="utf-8")
     assert f"Copyright (c) {answers['author_name']}" in license
     for module in project.rglob("*.py"):
@@ -232,6 +274,7 @@ def test_a_bad_answer_is_refused(
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("  ")]
     assert any(rule in line for line in lines), lines
     assert all(line.startswith(f"  {field}: ") for line in lines)
+    assert "s3same" not in "".join(lines)
     assert [path.name for path in tmp_path.rglob("*")] == ["made"]
 
 
@@ -262,7 +305,118 @@ def test_a_bad_package_name_that_is_typed_in_is_refused(tmp_path: Path, package_
     assert not list(tmp_path.rglob("sentinel"))
 
 
-@pytest.mark.parametrize("field", ["preset", "serialization", "license"])
+@pytest.fixture(scope="module")
+def replayable(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What cookiecutter keeps of good answers, to replay them."""
+    folder = tmp_path_factory.mktemp("replayable")
+    cookiecutter(
+        str(ROOT),
+        no_input=True,
+        extra_context=good_answers(),
+        output_dir=str(folder / "made"),
+        config_file=str(own_config(folder)),
+    )
+    (kept,) = (folder / "replay").iterdir()
+    context: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return context
+
+
+def replay(tmp_path: Path, context: dict[str, Any], **changes: Any) -> None:
+    """Make a project in tmp_path/made of the answers in a file, some of them changed."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "answers.json").write_text(json.dumps({"cookiecutter": {**context["cookiecutter"], **changes}}))
+    made = str(tmp_path / "made")
+    cookiecutter(str(ROOT), replay=str(home / "answers.json"), output_dir=made, config_file=str(own_config(home)))
+
+
+def test_good_answers_can_be_replayed(tmp_path: Path, replayable: dict[str, Any]) -> None:
+    replay(tmp_path, replayable)
+    assert_holds(tmp_path / "made" / "my_broker", good_answers())
+
+
+@pytest.mark.parametrize(("field", "answer", "rule"), REPLAYED)
+def test_a_bad_answer_of_a_replay_file_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], replayable: dict[str, Any], field: str, answer: Any, rule: str
+) -> None:
+    with pytest.raises(FailedHookException):
+        replay(tmp_path, replayable, **{field: answer})
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("  ")]
+    assert any(line.startswith(f"  {field}: {answer!r}"[:40]) and rule in line for line in lines), lines
+    assert [path.name for path in tmp_path.iterdir() if path.name != "home"] == ["made"]
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_a_name_that_is_kept_aside_hides_no_other(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], replayable: dict[str, Any]
+) -> None:
+    with pytest.raises(FailedHookException):
+        replay(tmp_path, replayable, package_name="not-one-folder", __one_folder="good", __distribution=TO_RUN)
+    assert "package_name: 'not-one-folder' must be a lower-case identifier" in capfd.readouterr().err
+    assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.parametrize("field", DERIVED)
+def test_a_derived_name_of_a_command_line_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], field: str
+) -> None:
+    with pytest.raises(FailedHookException):
+        bake(tmp_path / "made", **{field: 'evil"'})
+    assert f"  {field}: 'evil\"' must not be answered: it is " in capfd.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["made"]
+
+
+@pytest.mark.parametrize("found", ["1.7.2", "1.7.3", "2.1.1", "2.1.2.dev0"])
+def test_too_old_a_cookiecutter_is_told_what_is_needed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    metadata = tmp_path / "old" / f"cookiecutter-{found}.dist-info" / "METADATA"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text(f"Metadata-Version: 2.1\nName: cookiecutter\nVersion: {found}\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "old"))
+    with pytest.raises(FailedHookException):
+        bake(tmp_path / "made")
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith(f"This template needs cookiecutter 2.2 or newer, and this is {found}: `pipx run cookie")
+    assert not list((tmp_path / "made").iterdir())
+
+
+def test_a_cookiecutter_that_cannot_ask_all_questions_asks_no_second_one() -> None:
+    # Cookiecutter 1.7 knows no uuid4. It would also ask for each dictionary of cookiecutter.json, and take no answer.
+    default = Environment(undefined=StrictUndefined).from_string(QUESTIONS["broker_name"])
+    with pytest.raises(SystemExit, match=r"needs cookiecutter 2\.2 or newer: `pipx run cookiecutter"):
+        default.render(cookiecutter={"_presets": QUESTIONS["_presets"], "preset": "redis"})
+
+
+def test_too_old_a_python_is_told_what_is_needed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = "import sys\nsys.version_info, sys.version = (3, 9, 2), '3.9.2 (default)'\ndel sys.stdlib_module_names\n"
+    (tmp_path / "sitecustomize.py").write_text(old)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(FailedHookException):
+        bake(tmp_path / "made")
+    said = capfd.readouterr().err.splitlines()
+    assert said[0].startswith("This template needs Python 3.10 or newer, and this is 3.9.2: `pipx run --python")
+    assert not list((tmp_path / "made").iterdir())
+
+
+@pytest.mark.parametrize("hook", ["pre_gen_project.py"])
+def test_an_old_python_can_read_what_tells_it(hook: str) -> None:
+    ast.parse((ROOT / "hooks" / hook).read_text(encoding="utf-8"), hook, feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("preset", ["blank", "pubsub"])
+def test_a_project_is_made_in_two_seconds(tmp_path: Path, preset: str) -> None:
+    took = []
+    for turn in range(3):
+        before = time.perf_counter()
+        bake(tmp_path / str(turn), preset=preset)
+        took.append(time.perf_counter() - before)
+    assert min(took) < 2
+
+
+@pytest.mark.parametrize("field", CHOICES)
 def test_a_choice_that_is_none_is_refused(tmp_path: Path, field: str) -> None:
     with pytest.raises(ValueError, match=f"choice variable {field}"):
         bake(tmp_path, **good_answers(**{field: "something else"}))
@@ -288,12 +442,15 @@ def test_it_says_what_to_do_next(tmp_path: Path, capfd: pytest.CaptureFixture[st
         "src/one/settings.py",
         "tests/broker.py",
         "tests/settings.py",
+        "The client library goes into `dependencies` in pyproject.toml",
+        "CONTRIBUTING.md says which files are yours",
     ):
         assert path in said
     bake(tmp_path, preset="redis", package_name="two")
     said = capfd.readouterr().out
     assert "tox run" in said
     assert "python -m two check" in said
+    assert "CONTRIBUTING.md says which files are yours" in said
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="closes descriptors by a POSIX shell")

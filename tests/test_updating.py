@@ -100,3 +100,34 @@ def test_a_newer_contract_comes_past_an_edited_transport(
     cruft(shell, project, "check")
     changed = shell("git", "diff", "--name-only", "HEAD~1", cwd=project).split()
     assert [name for name in changed if "contract/" not in name] == [".cruft.json"]
+
+
+@pytest.mark.parametrize(
+    ("field", "answer", "rule"),
+    [
+        ("__distribution", 'evil"', "made of package_name"),
+        ("_presets", {"redis": {"requires": ["something-else"]}}, "template's own"),
+        ("author_name", "a\nb", "one line"),
+        ("serialization", 'json"\nimport os', "choices are"),
+    ],
+)
+def test_no_project_is_made_of_a_bad_answer(
+    template: Path, tmp_path: Path, field: str, answer: object, rule: str
+) -> None:
+    words = "create", template, "--no-input", "--output-dir", tmp_path / "made"
+    ended = run(sys.executable, "-m", "cruft", *words, "--extra-context", json.dumps({field: answer}), cwd=tmp_path)
+    assert ended.returncode != 0
+    assert rule in " ".join(ended.stdout.split())
+    assert not list((tmp_path / "made").glob("*"))
+
+
+def test_a_bad_answer_changes_nothing_in_an_update(template: Path, shell: Shell, tmp_path: Path) -> None:
+    cruft(shell, tmp_path, "create", template, "--no-input", "--extra-context", '{"package_name": "mine"}')
+    project = tmp_path / "mine"
+    shell("git", "init", "--quiet", cwd=project)
+    commit(shell, project, "As it was made")
+    words = "update", "--skip-apply-ask", "--variables-to-update", '{"author_email": "nobody"}'
+    ended = run(sys.executable, "-m", "cruft", *words, cwd=project)
+    assert ended.returncode != 0
+    assert "author_email: 'nobody' must be an e-mail address" in ended.stdout
+    assert shell("git", "status", "--porcelain", cwd=project) == ""
