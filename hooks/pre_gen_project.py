@@ -18,9 +18,9 @@ ANSWERS: dict[str, Any] = json.loads({{cookiecutter | jsonify | jsonify}})  # ty
 MODULES_OF_ALL = {
     "annotated_types", "dotenv", "msgspec", "pydantic", "pydantic_core", "pydantic_settings", "pyee",
     "typing_extensions", "typing_inspection",
-    "ast_serialize", "cachetools", "cffi", "colorama", "cryptography", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "idna", "iniconfig",
+    "ast_serialize", "cachetools", "cffi", "colorama", "coverage", "cryptography", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "idna", "iniconfig",
     "librt", "mypy", "mypy_extensions", "mypyc", "packaging", "pathspec", "pip", "platformdirs", "pluggy", "py", "pycparser", "pygments",
-    "pyproject_api", "pytest", "pytest_asyncio", "pytest_timeout", "python_discovery", "ruff", "setuptools",
+    "pyproject_api", "pytest", "pytest_asyncio", "pytest_cov", "pytest_timeout", "python_discovery", "ruff", "setuptools",
     "sortedcontainers", "tomli_w", "tox", "trustme", "virtualenv", "wheel", "xdist",
 }
 # A connector runs on each Python from 3.11: since then, these have left its standard library or entered it.
