@@ -21,8 +21,8 @@ SCHEMAS = {
     r"dependabot\.yml": ("vendor.dependabot",),
 }
 ACTIONLINT = "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12"
-FOLLOWED = {("pypa/gh-action-pypi-publish", "release/v1")}
-"""The action that is not pinned: no commit of a current version could be looked up in its repository."""
+FOLLOWED = {("pypa/gh-action-pypi-publish", "release/v1  # follows its current version, as PyPI advises")}
+"""The action that is not pinned."""
 
 
 @pytest.fixture(scope="module")
