@@ -122,6 +122,12 @@ def texts() -> Iterator[Path]:
         yield from (path for name in names if (path := Path(folder, name)) != Path(__file__) and name != ".git")
 
 
+def test_contributing_names_each_environment_of_tox() -> None:
+    made = re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(encoding="utf-8"), re.MULTILINE)
+    told = re.findall(r"tox run -e ([\w,]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert set(",".join(told).split(",")) == {*made, "py", "report"}  # the latter is a connector's
+
+
 PAGES = [*ROOT.glob("*.md"), *(ROOT / ".github").rglob("*.md")]
 
 
