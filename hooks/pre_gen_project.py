@@ -53,9 +53,9 @@ QUESTIONS: dict[str, Any] = json.loads((TEMPLATE / "cookiecutter.json").read_tex
 MODULES_OF_ALL = {
     "annotated_types", "dotenv", "msgspec", "pydantic", "pydantic_core", "pydantic_settings", "pyee",
     "typing_extensions", "typing_inspection",
-    "ast_serialize", "cachetools", "cffi", "colorama", "cryptography", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "idna", "iniconfig",
+    "ast_serialize", "cachetools", "cffi", "colorama", "coverage", "cryptography", "distlib", "editables", "execnet", "filelock", "hatchling", "hypothesis", "idna", "iniconfig",
     "librt", "mypy", "mypy_extensions", "mypyc", "packaging", "pathspec", "pip", "platformdirs", "pluggy", "py", "pycparser", "pygments",
-    "pyproject_api", "pytest", "pytest_asyncio", "pytest_timeout", "python_discovery", "ruff", "setuptools",
+    "pyproject_api", "pytest", "pytest_asyncio", "pytest_cov", "pytest_timeout", "python_discovery", "ruff", "setuptools",
     "pkg_resources", "sortedcontainers", "tomli_w", "tox", "trustme", "virtualenv", "wheel", "xdist",
     "aiohttp", "anyio", "asgiref", "bidict", "channels", "channels_redis", "django", "engineio", "litestar", "socketio",
     "starlette", "uvicorn", "websockets", "wsproto",

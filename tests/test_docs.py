@@ -9,6 +9,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import listing
 import pytest
 from baking import FILLED, ROOT
 from msgspec.structs import astuple
@@ -51,6 +52,8 @@ def rows(text: str) -> list[list[str]]:
 def test_links_lead_somewhere(page: str) -> None:
     for link in LINK.findall(PAGES[page]):
         target, _, anchor = link.partition("#")
+        if page == "connectors.md" and target.startswith("https://"):
+            continue
         assert not re.match(r"\w+:|/", target), f"{link} is not relative"
         path = (DOCS / (target or page)).resolve()
         assert path.is_relative_to(ROOT), f"{link} leads out of the repository"
@@ -154,6 +157,21 @@ def test_urls_of_brokers_are_such_as_a_connector_reads() -> None:
     assert urls
     for url in urls:
         parse(re.sub(":port|:PORT", ":1", url), (), ("unix",))
+
+
+# The connectors.
+
+
+def test_the_list_of_connectors_is_made_of_its_data() -> None:
+    assert PAGES["connectors.md"] == listing.page(), "tox run -e connectors writes it anew"
+
+
+def test_each_connector_that_is_listed_says_all_that_contributing_asks_for() -> None:
+    for told in json.loads((DOCS / "connectors.json").read_text(encoding="utf-8")):
+        assert tuple(told) == listing.KEYS, told
+        assert all(isinstance(value, str) and value and not set(value) & set("|\n") for value in told.values()), told
+        assert all(re.fullmatch(r"https://[^\s()]+", told[key]) for key in ("repository", "badge")), told
+        assert told["level"] in {level.name for level in of_the_pack("clauses").LEVELS}, told
 
 
 # The wire format.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from baking import FILLED, FROM_SOURCE, PRESETS, QUESTIONS, ROOT, bake, provision, run, tox, verdicts
 from cookiecutter.exceptions import FailedHookException
 
@@ -190,30 +189,6 @@ def test_types_are_clean_whatever_the_answers(tools: Path, tmp_path: Path, prese
 def as_it_is(text: str) -> str:
     """Return Jinja that renders to this text, letter by letter."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}"
-
-
-def check_workflows(folder: Path) -> list[Path]:
-    """Check a repository's workflows against their schema, and return them."""
-    files = [*(folder / ".github" / "workflows").iterdir()]
-    schema = ("check_jsonschema", "--builtin-schema", "vendor.github-workflows")
-    ended = run(sys.executable, "-m", *schema, *files, cwd=folder)
-    assert ended.returncode == 0, ended.stdout
-    return files
-
-
-def test_our_own_workflows_are_some() -> None:
-    check_workflows(ROOT)
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_its_workflow_is_one(preset: str, tmp_path: Path) -> None:
-    project = bake(tmp_path, preset=preset)
-    (file,) = check_workflows(project)
-    (job,) = yaml.safe_load(file.read_text(encoding="utf-8"))["jobs"].values()
-    assert {"run": "tox run"} in job["steps"]
-    assert set(job.get("env", {})) == ({f"{project.name.upper()}_TEST_URL"} if "services" in job else set())
-    for service in job.get("services", {}).values():
-        assert re.fullmatch(r"[a-z][a-z0-9./-]*:\d[\w.-]*", service["image"])  # by name and version
 
 
 def test_managed_files_that_were_edited_are_named(tools: Path, tmp_path: Path) -> None:

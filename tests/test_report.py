@@ -184,6 +184,20 @@ def test_a_missing_broker_is_not_green_and_holds_nothing(make: MAKE) -> None:
     )
 
 
+@pytest.mark.parametrize("required", ["0", "1"])
+def test_beside_a_broker_at_a_url_a_missing_server_is_red_only_where_brokers_are_required(
+    make: MAKE, required: str
+) -> None:
+    tests = (
+        '@pytest.mark.clause("M1")\ndef test_a(given): pass\n@pytest.mark.clause("M2")\ndef test_b(serve): serve()\n'
+    )
+    project = make(tests, start="self.command()")
+    environment = FROM_SOURCE | {"HAZEL_MSG_TEST_URL": "memory://127.0.0.1:1", "REQUIRE_BROKERS": required}
+    ended = run(sys.executable, "-m", "pytest", cwd=project, environment=environment, timeout=120)
+    assert ended.returncode == int(required), ended.stdout
+    assert "a server is missing for some tests: hazel is not installed" in last_line(ended.stdout)
+
+
 def test_a_selection_says_that_it_is_a_part(make: MAKE) -> None:
     project = make(SOME)
     ended = run_pack(project, "--clause", "E3,S2")
