@@ -105,10 +105,7 @@ BAD += [("repository_url", url, "URL") for url in BAD_URLS]
 BAD += [("repository_url", url, "no password") for url in URLS_WITH_SECRETS]
 
 TO_RUN = """json"\nimport os; os.mkdir("sentinel")\n#"""
-OTHER_PRESETS: dict[str, Any] = {
-    **dict(sorted(QUESTIONS["_presets"].items())),
-    "redis": {"requires": ["something-else"]},
-}
+OTHER_PRESETS = {preset: {"requires": ["something-else"]} for preset in sorted(QUESTIONS["_presets"])}
 REPLAYED: list[tuple[str, Any, str]] = [
     *((field, answer, "must be one of") for field in CHOICES for answer in (TO_RUN, "", "../blank", None, 1, ["json"])),
     *((field, answer, "must be text") for field in CHECKED for answer in (None, 1, True, ["a"], {"a": "b"})),
