@@ -13,6 +13,7 @@ class Settings(TlsSettings):
     schemes: ClassVar = ("mqtt", "mqtts")
     schemes_with_hosts_only: ClassVar = schemes
     tls_schemes: ClassVar = ("mqtts",)
+    of_one_node: ClassVar = ("node_name", "client_id")
 
     url: SecretStr = Field(
         default=SecretStr("mqtt://127.0.0.1:1883"),

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from . import tasks
 from .addresses import Target
+from .advice import FILE, FUNCTION, advice
 from .connection import Again, Connection, Receive, reason
 from .errors import ClosedError, ConnectError, ReconnectError
 from .settings import ConnectorSettings
-from .tls import TlsSettings
 from .transport import S, Transport
 
 logger = logging.getLogger(__name__.partition(".")[0])
@@ -26,15 +26,6 @@ logger = logging.getLogger(__name__.partition(".")[0])
 TELL_AGAIN = 60.0
 """Seconds after which a reason for which we cannot come back is told again."""
 
-CHECK_BROKER = "Check that the broker runs there, and user and password if it asks for them."
-CHECK_PLAIN = f"{CHECK_BROKER} If it takes TLS alone, set tls."
-CHECK_TLS = (
-    "Check that the broker runs there and speaks TLS. If it asks for a certificate, tls_cert_file must name one that it "
-    "trusts."
-)
-CHECK_RIGHTS = "The broker refuses: check user, password and rights."
-CHECK_FUNCTION = "Mend the function that returns the settings."
-CHECK_FILE = "Check password_file."
 
 
 class AttemptFailed(Exception):
@@ -162,7 +153,7 @@ class Link(Generic[S]):
         except AttemptFailed as error:
             failure = error
         within = f" within connect_timeout = {self._limits.connect_timeout:g} s" if failure.timed_out else ""
-        text = f"Cannot connect to {self.where}{within}: {failure}. {failure.check}"
+        text = f"Cannot connect to {self.where}{within}: {failure}. {failure.check}".rstrip()
         raise ConnectError(text, refused=failure.refused) from failure.cause
 
     def start(self) -> None:
@@ -258,8 +249,8 @@ class Link(Generic[S]):
             return
         self._told[text, failure.refused] = now
         error = ReconnectError(
-            f"Cannot connect to {self.where}: {text}. {failure.check} Until it succeeds, it is tried again, and "
-            "publishing waits.",
+            f"Cannot connect to {self.where}: {text}. {failure.check}".rstrip()
+            + " Until it succeeds, it is tried again, and publishing waits.",
             refused=failure.refused,
         )
         error.__cause__ = failure.cause
@@ -296,7 +287,7 @@ class Link(Generic[S]):
             text = settings.describe(cause)
         raise AttemptFailed(
             text,
-            CHECK_RIGHTS if refusals else _check(settings),
+            advice((error for _, error in failures), settings),
             settings.cause(cause),
             refused=bool(refusals),
             timed_out=isinstance(cause, TimeoutError) and time() - began > 0.95 * settings.connect_timeout,
@@ -340,12 +331,12 @@ class Link(Generic[S]):
             settings = await self._call_source(settings)
             if not isinstance(settings, ConnectorSettings):
                 text = f"the settings function returned {type(settings).__name__}, not Settings"
-                raise AttemptFailed(text, CHECK_FUNCTION)
+                raise AttemptFailed(text, FUNCTION)
         self.settings = cast(S, settings)
         try:
             self.settings = cast(S, settings.present())
         except Exception as error:
-            raise AttemptFailed(settings.describe(error), CHECK_FILE, settings.cause(error)) from None
+            raise AttemptFailed(settings.describe(error), FILE, settings.cause(error)) from None
         return self.settings
 
     async def _call_source(self, source: Callable[[], Any]) -> Any:
@@ -363,7 +354,7 @@ class Link(Generic[S]):
                 text = f"the settings function did not return within {within:g} s"
             else:
                 text = f"the settings function raised {_where_raised(error)}"
-            raise AttemptFailed(text, CHECK_FUNCTION) from None
+            raise AttemptFailed(text, FUNCTION) from None
         self._stop_if_cancelled()
         return settings
 
@@ -390,12 +381,6 @@ class Link(Generic[S]):
             else:
                 hosts.append(settings.at(*target))
         return hosts if len(hosts) > 1 else [settings]
-
-
-def _check(settings: ConnectorSettings) -> str:
-    if not isinstance(settings, TlsSettings):
-        return CHECK_BROKER
-    return CHECK_TLS if settings.uses_tls else CHECK_PLAIN
 
 
 async def _addresses(host: str, within: float) -> list[str | None]:

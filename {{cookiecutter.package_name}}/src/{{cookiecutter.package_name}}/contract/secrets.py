@@ -13,6 +13,8 @@ from urllib.parse import quote, quote_plus, unquote
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
+from .errors import ConnectorError
+
 HIDDEN = "**********"
 
 _SHORT = 8
@@ -56,19 +58,21 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 
 def describe(error: BaseException, secrets: Iterable[str]) -> str:
-    """Put an exception in words that hold no secret; also one that cannot say what it is."""
+    """Put an exception in words that hold no secret, with its type unless it is our own; also one that cannot say what it is."""
     try:
         text = str(error).rstrip(".")
     except BaseException:
         text = ""
-    name = type(error).__name__
-    return f"{name}: {hide(text, secrets)}" if text else name
+    name, shown = type(error).__name__, hide(text, secrets)
+    if not text:
+        return name
+    return shown if isinstance(error, ConnectorError) else f"{name}: {shown}"
 
 
 def presentable(error: BaseException, secrets: Iterable[str]) -> bool:
     """Tell whether the traceback of an exception, with all that it is chained to, shows no secret."""
     try:
-        shown = "".join([*traceback.format_exception(error), *map(repr, _chain(error))])
+        shown = "".join([*traceback.format_exception(error), *map(repr, chain(error))])
     except BaseException:
         return False
     return hide(shown, secrets) == shown
@@ -85,7 +89,7 @@ def _forms(secret: str) -> Iterator[str]:
         yield from (json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1])
 
 
-def _chain(error: BaseException) -> list[BaseException]:
+def chain(error: BaseException) -> list[BaseException]:
     """Return an exception and all others that its traceback may show."""
     found: list[BaseException] = []
     waiting = [error]

@@ -9,7 +9,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationI
 from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from . import secrets
+from . import configuration, secrets
 from .addresses import Address, Target, parse
 from .wire import MOST_SHARDS
 
@@ -45,6 +45,9 @@ class ConnectorSettings(BaseSettings):
 
     user_may_be_token: ClassVar[bool] = False
     """Whether a user without a password in the url is a token, and so a secret."""
+
+    of_one_node: ClassVar[tuple[str, ...]] = ("node_name",)
+    """Settings that no two nodes may share."""
 
     url: SecretStr = Field(description="Where the broker is; may hold user and password, and several hosts.")
     username: str | None = Field(default=None, description="The user; it goes before the user in the url.")
@@ -116,6 +119,20 @@ class ConnectorSettings(BaseSettings):
                 error.title, [_without_secret(fault, type(self)) for fault in error.errors()]
             )
         raise clean
+
+    @classmethod
+    def from_config(cls, path: str | Path) -> Self:
+        """Return the settings in a file; what it does not have comes from the environment.
+
+        In YAML (`.yaml`, `.yml`) and JSON (`.json`) they stand at `plugins: message: options`, where hosts of deepstream's
+        kind have them, and `${NAME}` in a text is replaced by a variable of the environment. A file of another name has
+        lines for the environment.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: the text names the file, the place in it and the rule; `pydantic.ValidationError` names the fields.
+        """
+        return cls(**configuration.options(Path(path), cls))
 
     if not TYPE_CHECKING:  # A type checker then goes on to refuse all assignments.
 
@@ -214,6 +231,10 @@ class ConnectorSettings(BaseSettings):
         copy = self.model_copy(update={"url": SecretStr(url)})
         copy._target = target
         return copy
+
+    def of_another_node(self) -> Self:
+        """Return a copy for a node besides this one."""
+        return self.model_copy(update=dict.fromkeys(self.of_one_node))
 
     def present(self) -> Self:
         """Return a copy with the password that `password_file` holds now, without one line break at its end.

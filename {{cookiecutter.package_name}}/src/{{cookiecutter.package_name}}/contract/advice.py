@@ -1,0 +1,57 @@
+"""What to look at when a broker could not be reached."""
+
+import socket
+import ssl
+from collections.abc import Iterable
+
+from .errors import ConnectError
+from .secrets import chain
+from .settings import ConnectorSettings
+from .tls import TlsSettings
+
+RIGHTS = "The broker refuses: check user, password and rights."
+FUNCTION = "Mend the function that returns the settings."
+FILE = "Check password_file."
+
+_UNTRUSTED = (
+    "The broker's certificate is not accepted: tls_ca_file must name those that vouch for it, and the url a host that is "
+    "in it."
+)
+_NO_TLS = (
+    "Check that the broker speaks TLS on this port. If it asks for a certificate, tls_cert_file must name one that it "
+    "trusts."
+)
+_NO_NAME = "No address is known for this host: check its name in the url."
+_NOBODY = "Nothing listens there: check host and port in the url, and that the broker runs."
+_SILENT = "Check that the broker runs there, and user and password if it asks for them."
+_SILENT_PLAIN = f"{_SILENT} If it takes TLS alone, set tls."
+_SILENT_TLS = (
+    "Check that the broker runs there and speaks TLS. If it asks for a certificate, tls_cert_file must name one that it "
+    "trusts."
+)
+
+
+def advice(errors: Iterable[BaseException], settings: ConnectorSettings) -> str:
+    """Return what to look at after these errors, one for each host, as sentences; "" if they say it themselves."""
+    found = dict.fromkeys(_of(error, settings) for error in errors)
+    return RIGHTS if RIGHTS in found else " ".join(filter(None, found))
+
+
+def _of(error: BaseException, settings: ConnectorSettings) -> str:
+    if isinstance(error, ConnectError):
+        return RIGHTS if error.refused is True else ""  # a transport's own words
+    for one in chain(error):
+        for kind, sentence in _SENTENCES.items():
+            if isinstance(one, kind):
+                return sentence
+    if not isinstance(settings, TlsSettings):
+        return _SILENT
+    return _SILENT_TLS if settings.uses_tls else _SILENT_PLAIN
+
+
+_SENTENCES: dict[type[BaseException], str] = {
+    ssl.SSLCertVerificationError: _UNTRUSTED,
+    ssl.SSLError: _NO_TLS,
+    socket.gaierror: _NO_NAME,
+    ConnectionRefusedError: _NOBODY,
+}
