@@ -58,7 +58,7 @@ MODULES_OF_ALL = {
     "pyproject_api", "pytest", "pytest_asyncio", "pytest_cov", "pytest_timeout", "python_discovery", "ruff", "setuptools",
     "pkg_resources", "sortedcontainers", "tomli_w", "tox", "trustme", "virtualenv", "wheel", "xdist",
     "aiohttp", "anyio", "asgiref", "bidict", "channels", "channels_redis", "django", "engineio", "litestar", "socketio",
-    "starlette", "uvicorn", "websockets", "wsproto",
+    "starlette", "uvicorn", "websockets", "wsproto", "yaml",
 }
 # Distributions that have another name than their module, with the underscores of a module.
 DISTRIBUTIONS_OF_ALL = {"pytest_xdist", "python_engineio", "python_socketio"}

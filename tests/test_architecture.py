@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 
 ROW = re.compile(r"^\| `(\w+)` \| (\d+) \| (pure|) ?\| (\S.*) \|$", re.MULTILINE)
 
-LIBRARIES = {"msgspec", "pyee", "pydantic", "pydantic_core", "pydantic_settings"}
+LIBRARIES = {"msgspec", "pyee", "pydantic", "pydantic_core", "pydantic_settings", "yaml"}
 
 PURE = {
     "addresses",

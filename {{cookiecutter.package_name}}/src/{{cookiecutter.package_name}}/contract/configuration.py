@@ -7,15 +7,12 @@ import textwrap
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from pydantic import SecretStr
 from pydantic_core import to_jsonable_python
-from pydantic_settings import DotEnvSettingsSource
-
-if TYPE_CHECKING:
-    from .settings import ConnectorSettings
+from pydantic_settings import BaseSettings, DotEnvSettingsSource
 
 FORMATS = "yaml", "json", "env"
 PLACE = "plugins", "message", "options"
@@ -24,12 +21,12 @@ PLACE = "plugins", "message", "options"
 WIDTH = 100
 
 
-def variable(settings: "type[ConnectorSettings]", name: str) -> str:
+def variable(settings: type[BaseSettings], name: str) -> str:
     """Return the environment variable of a setting."""
     return f"{settings.model_config['env_prefix']}{name.upper()}"
 
 
-def example(settings: "type[ConnectorSettings]", form: str) -> str:
+def example(settings: type[BaseSettings], form: str) -> str:
     """Return a configuration with all settings, what they mean and their defaults, in one of `FORMATS`.
 
     Those that need no value are commented out by a `#`; in JSON, which has no comments, by a name that begins with it.
@@ -45,7 +42,7 @@ def example(settings: "type[ConnectorSettings]", form: str) -> str:
     return "\n".join(["plugins:", "  message:", f"    name: {plugin}", "    options:", *lines])
 
 
-def options(path: Path, settings: "type[ConnectorSettings]") -> dict[str, Any]:
+def options(path: Path, settings: type[BaseSettings]) -> dict[str, Any]:
     """Return the settings in a file: YAML or JSON as its name says, or else lines for the environment.
 
     Raises `OSError` if the file cannot be read, and `ValueError` that names it, the place in it and the rule.
@@ -68,7 +65,7 @@ def options(path: Path, settings: "type[ConnectorSettings]") -> dict[str, Any]:
     return {name: _filled(value, f"{path}: {name}") for name, value in given.items()}
 
 
-def _values(settings: "type[ConnectorSettings]") -> Iterator[tuple[str, Any]]:
+def _values(settings: type[BaseSettings]) -> Iterator[tuple[str, Any]]:
     """Return each setting with its default, or with what takes it from the environment if it has none."""
     for name, field in settings.model_fields.items():
         if field.is_required():
@@ -78,14 +75,14 @@ def _values(settings: "type[ConnectorSettings]") -> Iterator[tuple[str, Any]]:
             yield name, default.get_secret_value() if isinstance(default, SecretStr) else to_jsonable_python(default)
 
 
-def _members(settings: "type[ConnectorSettings]") -> Iterator[tuple[str, Any]]:
+def _members(settings: type[BaseSettings]) -> Iterator[tuple[str, Any]]:
     for name, value in _values(settings):
         field = settings.model_fields[name]
         yield f"# {name}", field.description
         yield f"{'' if field.is_required() else '#'}{name}", value
 
 
-def _lines(settings: "type[ConnectorSettings]", indent: str, line: Callable[[str, Any], str]) -> Iterator[str]:
+def _lines(settings: type[BaseSettings], indent: str, line: Callable[[str, Any], str]) -> Iterator[str]:
     for name, value in _values(settings):
         field = settings.model_fields[name]
         yield from textwrap.wrap(

@@ -27,7 +27,6 @@ TELL_AGAIN = 60.0
 """Seconds after which a reason for which we cannot come back is told again."""
 
 
-
 class AttemptFailed(Exception):
     """One attempt to connect failed; its text says why, and holds no secret.
 

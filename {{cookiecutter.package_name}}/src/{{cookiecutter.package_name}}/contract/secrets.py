@@ -13,8 +13,6 @@ from urllib.parse import quote, quote_plus, unquote
 
 from pydantic import BaseModel, SecretBytes, SecretStr
 
-from .errors import ConnectorError
-
 HIDDEN = "**********"
 
 _SHORT = 8
@@ -58,15 +56,13 @@ def hide(text: str, secrets: Iterable[str]) -> str:
 
 
 def describe(error: BaseException, secrets: Iterable[str]) -> str:
-    """Put an exception in words that hold no secret, with its type unless it is our own; also one that cannot say what it is."""
+    """Put an exception in words that hold no secret; also one that cannot say what it is."""
     try:
         text = str(error).rstrip(".")
     except BaseException:
         text = ""
-    name, shown = type(error).__name__, hide(text, secrets)
-    if not text:
-        return name
-    return shown if isinstance(error, ConnectorError) else f"{name}: {shown}"
+    name = type(error).__name__
+    return f"{name}: {hide(text, secrets)}" if text else name
 
 
 def presentable(error: BaseException, secrets: Iterable[str]) -> bool:

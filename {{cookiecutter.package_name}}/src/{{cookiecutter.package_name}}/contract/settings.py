@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from . import configuration, secrets
 from .addresses import Address, Target, parse
+from .errors import ConnectorError
 from .wire import MOST_SHARDS
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -268,8 +269,9 @@ class ConnectorSettings(BaseSettings):
         return secrets.hide(text, self._secrets)
 
     def describe(self, error: BaseException) -> str:
-        """Put `error` in words that hold no secret; also an exception that cannot show its own text."""
-        return secrets.describe(error, self._secrets)
+        """Put `error` in words that hold no secret: its type and its text, or the text alone if it is a connector's own."""
+        text = str(error).rstrip(".") if isinstance(error, ConnectorError) else ""
+        return self.redact(text) if text else secrets.describe(error, self._secrets)
 
     def cause(self, error: BaseException) -> BaseException | None:
         """Return `error` to be chained as a cause, or None if its traceback would show a secret."""
