@@ -105,10 +105,10 @@ def picture(title: str, rates: Rates) -> str:
     height = 50 + 40 * len(rates) + 30
     drawn = "\n".join(rows)
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {height}" width="640" height="{height}">
-  <style>text {{ font: 14px sans-serif; fill: #1d2a3a }}</style>
+  <style>text {{ font-family: sans-serif; font-size: 14px; fill: #1d2a3a }}</style>
   <rect width="640" height="{height}" fill="#ffffff"/>
   <text x="20" y="28" font-weight="bold">{escape(title)}</text>
 {drawn}
-  <text x="120" y="{height - 12}">messages a second from node to node: the median of {ROUNDS} rounds, least and most</text>
+  <text x="20" y="{height - 12}">messages a second from node to node: median of {ROUNDS} rounds, with least and most</text>
 </svg>
 """
