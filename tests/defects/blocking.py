@@ -5,7 +5,6 @@ import atexit
 import os
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -35,7 +34,7 @@ def _(m: Machinery) -> None:
     nothing(m.blocking, "_begin")
 
 
-@defect("a fork keeps what nobody else keeps", "L10/nobody_keeps")
+@defect("a fork keeps what nobody else keeps", "L4/nobody_keeps")
 def _(m: Machinery) -> None:
     @instead(m.blocking.BlockingMessageConnector, "__init__")
     def init(original: Any, self: Any, settings: Any) -> None:
@@ -50,7 +49,7 @@ def _(m: Machinery) -> None:
         original(self, lambda: settings)
 
 
-@defect("the error of a blocking call is lost", "L10/errors_are_those")
+@defect("the error of a blocking call is lost", "E1/errors_are_those")
 def _(m: Machinery) -> None:
     @instead(m.blocking.BlockingMessageConnector, "_wait_for")
     def wait(original: Any, self: Any, use: Any) -> None:
@@ -58,18 +57,13 @@ def _(m: Machinery) -> None:
             original(self, use)
 
 
-@defect("what is handed over has no bound", "L10/room")
+@defect("what is handed over has no bound", "T3/room")
 def _(m: Machinery) -> None:
     for name in ("_handed_bytes", "_taken_bytes"):
         setattr(m.outbox.Outbox, name, property(lambda self: 0, lambda self, count: None))
 
 
-@defect("what was handed over last is sent first", "L10/share_one")
-def _(m: Machinery) -> None:
-    m.outbox.deque = type("Stack", (deque,), {"popleft": deque.pop})
-
-
-@defect("a publish overtakes what was handed over", "L10/share_one")
+@defect("a publish overtakes what was handed over", "M7/share_one")
 def _(m: Machinery) -> None:
     @instead(m.outbox.Outbox, "_take")
     def take(original: Any, self: Any) -> None:
@@ -83,17 +77,17 @@ def _(m: Machinery) -> None:
         original(self, topic, message, callback, key)
 
 
-@defect("a listener is called on the event loop", "L10/blocks_delays")
+@defect("a listener is called on the event loop", "M11/blocks_delays")
 def _(m: Machinery) -> None:
     instead(m.blocking, "_called_aside")(lambda original, listener: listener)
 
 
-@defect("all listeners share a thread", "L10/blocks_delays")
+@defect("all listeners share a thread", "M11/blocks_delays")
 def _(m: Machinery) -> None:
     m.blocking.DaemonThreads = partial(m.threads.DaemonThreads, 1)
 
 
-@defect("what a listener raises may end its thread", "L10/whatever_a_listener")
+@defect("what a listener raises may end its thread", "M10/whatever_a_listener")
 def _(m: Machinery) -> None:
     @instead(m.threads, "make")
     def make(original: Any, call: Any) -> None:
@@ -104,7 +98,7 @@ def _(m: Machinery) -> None:
             future.set_exception(error)
 
 
-@defect("a call on the connector's own thread waits for itself", "L10/own_thread")
+@defect("a call on the connector's own thread waits for itself", "M9/own_thread")
 def _(m: Machinery) -> None:
     @instead(m.blocking.BlockingMessageConnector, "_wait_for")
     def wait(original: Any, self: Any, use: Any) -> None:
@@ -113,22 +107,22 @@ def _(m: Machinery) -> None:
         original(self, use)
 
 
-@defect("close() returns before it has closed", "L10/closing_ends")
+@defect("close() returns before it has closed", "L4/closing_waits")
 def _(m: Machinery) -> None:
     m.blocking.ConnectorThread.close = m.blocking.ConnectorThread.end
 
 
-@defect("the threads of listeners do not end", "L10/closing_ends")
+@defect("the threads of listeners do not end", "L4/closing_ends")
 def _(m: Machinery) -> None:
     nothing(m.threads.DaemonThreads, "shutdown")
 
 
-@defect("what was closed before its first use can be used", "L10/closing_ends")
+@defect("what was closed before its first use can be used", "L4/closing_ends")
 def _(m: Machinery) -> None:
     m.blocking.BlockingMessageConnector._is_closed = property(lambda self: False, lambda self, is_closed: None)
 
 
-@defect("the end does not wait for the first connection", "L10/interpreter_exits")
+@defect("the end does not wait for the first connection", "L4/interpreter_exits")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_end")
     async def end(original: Any, self: Any) -> None:
@@ -136,12 +130,12 @@ def _(m: Machinery) -> None:
         await original(self)
 
 
-@defect("the exit does not close", "L10/interpreter_exits")
+@defect("the exit does not close", "L4/interpreter_exits")
 def _(m: Machinery) -> None:
     nothing(m.blocking.ConnectorThread, "_close_at_exit")
 
 
-@defect("the exit closes when client libraries have ended", "L10/interpreter_exits")
+@defect("the exit closes when client libraries have ended", "L4/interpreter_exits")
 def _(m: Machinery) -> None:
     m.blocking.atexit = SimpleNamespace(register=bool, unregister=bool)
 
@@ -151,7 +145,7 @@ def _(m: Machinery) -> None:
     m.blocking.Finalize = lambda *_, **__: SimpleNamespace(cancel=bool)
 
 
-@defect("an exit does not wait where closing has begun", "L10/thread_that_closes L10/on_its_own_thread")
+@defect("an exit does not wait where closing has begun", "L4/thread_that_closes L4/on_its_own_thread")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "close")
     def close(original: Any, self: Any) -> None:
@@ -159,7 +153,7 @@ def _(m: Machinery) -> None:
             original(self)
 
 
-@defect("an interrupted exit does not tell what it has not sent", "L10/interrupted")
+@defect("an interrupted exit does not tell what it has not sent", "L4/interrupted")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_close_at_exit")
     def close_at_exit(original: Any, self: Any) -> None:
@@ -172,35 +166,27 @@ def _(m: Machinery) -> None:
     nothing(m.blocking, "is_exiting", False)
 
 
-@defect("what nobody keeps is not closed", "L10/nobody_keeps")
+@defect("what nobody keeps is not closed", "L4/nobody_keeps")
 def _(m: Machinery) -> None:
     nothing(m.blocking.ConnectorThread, "_drop")
 
 
-@defect("what nobody keeps is closed though it has listeners", "L10/nobody_keeps")
+@defect("what nobody keeps is closed though it has listeners", "L4/nobody_keeps")
 def _(m: Machinery) -> None:
     m.blocking.ConnectorThread.needed = property(lambda self: None, lambda self, user: None)
 
 
-@defect("what was closed is kept until the exit", "L10/is_collected")
+@defect("what was closed is kept until the exit", "L4/is_collected")
 def _(m: Machinery) -> None:
     m.blocking.atexit = SimpleNamespace(register=atexit.register, unregister=bool)
 
 
-@defect("a signal handler waits for what it has interrupted", "L10/signal_handler")
+@defect("a signal handler waits for what it has interrupted", "L4/signal_handler")
 def _(m: Machinery) -> None:
     m.outbox.threading = SimpleNamespace(RLock=threading.Lock)
 
 
-@defect("what a listener's thread closes, waits for the listener", "L10/all_that_others_may")
-def _(m: Machinery) -> None:
-    @instead(m.threads.DaemonThreads, "__init__")
-    def init(original: Any, self: Any, most: int | None = None) -> None:
-        original(self, most)
-        self.threads = type("Hidden", (list,), {"__contains__": lambda *_: False})()
-
-
-@defect("cancelling what was submitted does not cancel the use", "L10/submitted")
+@defect("cancelling what was submitted does not cancel the use", "L7/submitted")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_use")
     async def use(original: Any, self: Any, use: Any) -> Any:

@@ -322,7 +322,7 @@ async def test_closing_ends_all_threads(other: Node, mailbox: Log, blocking: Mak
     before, loop = set(threading.enumerate()), asyncio.get_running_loop()
     unused, connector, heard = blocking(), blocking(), Mailbox()
 
-    def close() -> None:
+    def close() -> set[threading.Thread]:
         unused.close()
         with pytest.raises(contract.ClosedError):
             unused.publish(topic, "never")
@@ -332,15 +332,38 @@ async def test_closing_ends_all_threads(other: Node, mailbox: Log, blocking: Mak
             closing = threading.Thread(target=connector.close)
             closing.start()
         closing.join()
+        return set(threading.enumerate()) - before - {threading.current_thread()}
 
     async with patience("the end of all threads"):
         with ThreadPoolExecutor(1) as thread:
             await loop.run_in_executor(thread, connector.subscribe, f"{topic}-back", heard)
             await other.publish(f"{topic}-back", "for a listener, on a thread of its own")
             await heard.count(1)
-            await loop.run_in_executor(thread, close)
+            left = await loop.run_in_executor(thread, close)
+    assert left == set()
     assert await mailbox.count(1000) == list(range(1000))
-    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_closing_waits_for_the_first_connection(
+    mailbox: Log, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    connector, accepted = blocking(**through), Mailbox()
+    outcomes: list[Any] = []
+
+    def close() -> list[Any]:
+        connector.publish_nowait(topic, "accepted", outcomes.append)
+        accepted()
+        connector.close()
+        return outcomes.copy()
+
+    await proxy.refuse()
+    closing = asyncio.ensure_future(asyncio.to_thread(close))
+    await accepted.count(1)
+    await proxy.heal()
+    async with patience("the end of the connector"):
+        assert await closing == [None]
+    assert await mailbox.count(1) == ["accepted"]
 
 
 @pytest.mark.clause("L4", "L10")
