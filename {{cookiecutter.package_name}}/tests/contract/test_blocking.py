@@ -151,6 +151,15 @@ async def test_errors_are_those_of_a_connector(blocking: MakeBlocking, topic: st
         BlockingConnector("redis://127.0.0.1")  # type: ignore[arg-type]
 
 
+def raising(error: type[BaseException]) -> Callable[[object], Any]:
+    """Return a use of a connector that raises an error."""
+
+    async def use(_: object) -> None:
+        raise error
+
+    return use
+
+
 @pytest.mark.clause("L7", "L10")
 async def test_a_use_that_was_submitted_ends_as_its_future_does(blocking: MakeBlocking, topic: str) -> None:
     connector, begun, ended = blocking(), Mailbox(), Mailbox()
@@ -168,6 +177,9 @@ async def test_a_use_that_was_submitted_ends_as_its_future_does(blocking: MakeBl
     assert await asyncio.wrap_future(connector.submit(square)) == 49
     with pytest.raises(contract.UnsubscribeError):
         await asyncio.wrap_future(connector.submit(lambda inner: inner.unsubscribe(topic, print)))
+    for ends in (SystemExit, KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match=ends.__name__):
+            await asyncio.wrap_future(connector.submit(raising(ends)))
     waiting = connector.submit(wait)
     await begun.count(1)
     waiting.cancel()
@@ -247,6 +259,26 @@ async def test_whatever_a_listener_raises_it_gets_the_next_message(
     await asyncio.to_thread(connector.close)
     told = [each.getMessage() for each in caplog.records if each.getMessage().startswith("ListenerError")]
     assert [raised.__name__ in each for each in told] == [True] * 3
+
+
+class Repeater:
+    """A listener that has one of its own, which hears all twice."""
+
+    def __init__(self, listener: Log) -> None:
+        self._listener = listener
+
+    def __call__(self, message: Any) -> None:
+        self._listener([message, message])
+
+
+@pytest.mark.clause("L10", "M10")
+async def test_a_listener_may_be_an_object_with_a_listener_of_its_own(
+    other: Node, blocking: MakeBlocking, topic: str
+) -> None:
+    heard = Mailbox()
+    await asyncio.to_thread(blocking().subscribe, topic, Repeater(heard))
+    await other.publish(topic, 1)
+    assert await heard.count(1) == [[1, 1]]
 
 
 @pytest.mark.clause("L10", "E2")
