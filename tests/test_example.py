@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -37,7 +38,7 @@ def free_ports(count: int) -> int:
             return first
 
 
-def begun(port: int, **how: Any) -> "subprocess.Popen[str]":
+def begun(port: int | str, **how: Any) -> "subprocess.Popen[str]":
     """Return the process of the example, which begins."""
     command = [sys.executable, str(EXAMPLE / "cluster.py"), str(port)]
     return subprocess.Popen(command, stderr=subprocess.STDOUT, text=True, **how)
@@ -176,6 +177,39 @@ def test_a_port_that_is_taken_is_named() -> None:
     assert process.returncode == 1
     assert f"('127.0.0.1', {first + 2})" in printed
     assert "Open" not in printed
+    assert "Traceback" not in printed
+
+
+def test_a_broker_that_is_killed_again_while_it_is_away_comes_back() -> None:
+    first = free_ports(4)
+    process = begun(first, stdout=subprocess.PIPE)  # its nodes, which need the package, may end
+    assert process.stdout
+
+    def until_the_broker_runs() -> None:
+        while True:
+            assert process.poll() is None, "the example has ended"
+            with suppress(ConnectionRefusedError):
+                return socket.create_connection(("127.0.0.1", first + len(NODES))).close()
+            time.sleep(0.05)
+
+    try:
+        until_the_broker_runs()
+        process.send_signal(signal.SIGUSR1)
+        assert any("The broker comes back" in line for line in process.stdout), "the example says so"
+        process.send_signal(signal.SIGUSR1)
+        until_the_broker_runs()
+    finally:
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("port", ["here", "65534"])
+def test_a_port_that_is_none_is_told(port: str) -> None:
+    process = begun(port, stdout=subprocess.PIPE)
+    printed, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 1
+    assert "port" in printed or port in printed
     assert "Traceback" not in printed
 
 

@@ -720,6 +720,22 @@ def test_what_is_wrong_with_the_settings_is_told_word_by_word(source: Callable[[
     play(Broker(), source, scene)
 
 
+def test_a_settings_function_that_raises_at_the_start_is_called_again() -> None:
+    faults: list[BaseException] = [SystemExit(), ValueError()]
+
+    def source() -> Any:
+        if faults:
+            raise faults.pop(0)
+        return settings("a")
+
+    async def scene(connector: Any, told: list[Exception]) -> None:
+        connector.start()
+        await connector.connect()
+
+    play(Broker(), source, scene)
+    assert faults == []
+
+
 def test_a_settings_function_that_keeps_a_cancellation_for_itself_ends_the_attempt_all_the_same() -> None:
     broker = Broker()
 

@@ -39,7 +39,7 @@ async def main(first_port: int) -> None:
     for port in range(first_port, first_port + NODES + 1):
         socket.create_server(("127.0.0.1", port)).close()  # which raises if it is taken
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGUSR1, lambda *_: processes[BROKER].kill())  # a node sends it for the page's button
+    signal.signal(signal.SIGUSR1, lambda *_: processes[BROKER].kill() if processes[BROKER].returncode is None else None)
     async with asyncio.TaskGroup() as group:
         group.create_task(keep_broker(port))
         for number in range(NODES):
@@ -51,5 +51,5 @@ async def main(first_port: int) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 8001))
-    except (KeyboardInterrupt, OSError) as end:
+    except (KeyboardInterrupt, OSError, OverflowError, ValueError) as end:
         sys.exit(str(end) or None)

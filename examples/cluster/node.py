@@ -121,7 +121,7 @@ async def serve(websocket: WebSocket) -> None:
                 case {"talk": bool(on)}:
                     node.publish("talk", on=on)
                 case {"kill": "broker"} if node.connector.is_ready:
-                    os.kill(os.getppid(), signal.SIGUSR1)
+                    os.kill(os.getppid(), signal.SIGUSR1)  # cluster.py kills the broker, if it runs
     finally:
         del node.pages[page]
         sending.cancel()

@@ -1,6 +1,6 @@
 """Defects of the machinery, each a small patch, and the clauses that catch them."""
 
-from . import frames, lifecycle, messaging, recovery
+from . import blocking, frames, lifecycle, messaging, recovery
 from .patching import DEFECTS, PACKAGE, Defect, Machinery
 
-__all__ = ["DEFECTS", "PACKAGE", "Defect", "Machinery", "frames", "lifecycle", "messaging", "recovery"]
+__all__ = ["DEFECTS", "PACKAGE", "Defect", "Machinery", "blocking", "frames", "lifecycle", "messaging", "recovery"]

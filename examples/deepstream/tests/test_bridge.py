@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import sys
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -121,40 +122,43 @@ async def test_a_message_that_the_old_redis_refuses_stops_nothing(
     assert "The old Redis refuses a message: " in caplog.text
 
 
-async def test_a_silent_connection_to_the_old_redis_is_noticed(
-    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+@asynccontextmanager
+async def reading(world: World, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Read an event from the old Redis, over a connection that counts as lost when it has been silent for 0.2 s.
+
+    The event is published when the block is left.
+    """
     import bridge
 
     monkeypatch.setattr(bridge, "SILENCE", 0.2)
-    caplog.set_level(logging.INFO)
     async with aclosing(bridge.OldWire(world.broker.url)) as old, aclosing(old.messages("E")) as messages:
-        reading = asyncio.ensure_future(anext(messages))
+        message = asyncio.ensure_future(anext(messages))
+        yield
+        world.broker.ask("PUBLISH", "E", '{"action": "EVT"}')
+        assert await message == {"action": "EVT"}
+
+
+async def test_a_silent_connection_to_the_old_redis_is_noticed(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with reading(world, monkeypatch):
         await eventually(lambda: "Listening" in caplog.text, lambda: caplog.text)
         world.broker.freeze()
         await eventually(lambda: "is not heard" in caplog.text, lambda: caplog.text)
         world.broker.thaw()
         await eventually(lambda: caplog.text.count("Listening") == 2, lambda: caplog.text)
-        world.broker.ask("PUBLISH", "E", '{"action": "EVT"}')
-        assert await reading == {"action": "EVT"}
 
 
 async def test_a_quiet_connection_to_the_old_redis_is_kept(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import bridge
+    def pings() -> int:
+        found = world.broker.ask("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})
+        return int(found["calls"])
 
-    monkeypatch.setattr(bridge, "SILENCE", 0.2)
     caplog.set_level(logging.INFO)
-    async with aclosing(bridge.OldWire(world.broker.url)) as old, aclosing(old.messages("E")) as messages:
-        reading = asyncio.ensure_future(anext(messages))
-
-        def pings() -> int:
-            found = world.broker.ask("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})
-            return int(found["calls"])
-
+    async with reading(world, monkeypatch):
         before = pings()
         await eventually(lambda: pings() > before + 4, pings)
-        world.broker.ask("PUBLISH", "E", '{"action": "EVT"}')
-        assert await reading == {"action": "EVT"}
     assert caplog.text.count("Listening") == 1

@@ -53,6 +53,21 @@ async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
             await asyncio.to_thread(each.close)
 
 
+@pytest.fixture
+async def other(node: MakeNode) -> Node:
+    """Another node."""
+    made: Node = await node()
+    return made
+
+
+@pytest.fixture
+async def mailbox(other: Node, topic: str) -> Log:
+    """What the other node hears on the topic."""
+    heard = Log()
+    await other.subscribe(topic, heard)
+    return heard
+
+
 async def run_blocked(given: Settings, program: str, topic: str) -> str:
     """Run a program of `blocked.py`, which complains of nothing; return what it has printed."""
     status, printed, complaints = await run_program(given, program, topic)
@@ -82,12 +97,9 @@ async def run_program(given: Settings, program: str, topic: str) -> tuple[int | 
 
 @pytest.mark.clause("L10", "M7")
 async def test_all_threads_share_one_connection(
-    node: MakeNode, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+    mailbox: Log, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    other: Node = await node()
-    mailbox, connector = Log(), blocking(**through)
-    await other.subscribe(topic, mailbox)
-    gate = threading.Barrier(16)
+    connector, gate = blocking(**through), threading.Barrier(16)
 
     def speak(thread: int) -> None:
         gate.wait()
@@ -95,23 +107,21 @@ async def test_all_threads_share_one_connection(
             (connector.publish_nowait if number % 3 else connector.publish)(topic, [thread, number])
 
     before = proxy.accepted
-    await asyncio.to_thread(connector.publish, topic, [16, 0])
+    await asyncio.to_thread(blocking(**through).publish, topic, [16, 0])
     needed = proxy.accepted - before
     with ThreadPoolExecutor(16) as threads:
         async with patience("publishing from 16 threads"):
             await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(threads, speak, n) for n in range(16)))
     heard = await mailbox.count(1 + 16 * 63)
     assert [[number for thread, number in heard if thread == n] for n in range(16)] == [list(range(63))] * 16
-    assert proxy.accepted - before == needed
+    assert proxy.accepted - before == 2 * needed
 
 
 @pytest.mark.clause("L10", "L11")
 async def test_a_first_use_waits_for_the_broker(
-    node: MakeNode, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+    mailbox: Log, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    other: Node = await node()
-    mailbox, outcomes = Log(), Mailbox()
-    await other.subscribe(topic, mailbox)
+    outcomes = Mailbox()
     await proxy.refuse()
     hasty, patient = blocking(**through, publish_timeout=0.3), blocking(**through)
     with pytest.raises(contract.PublishUnconfirmedError, match="publish_timeout"):
@@ -139,6 +149,41 @@ async def test_errors_are_those_of_a_connector(blocking: MakeBlocking, topic: st
         await asyncio.to_thread(connector.unsubscribe, topic, print)
     with pytest.raises(TypeError, match="settings must be Settings"):
         BlockingConnector("redis://127.0.0.1")  # type: ignore[arg-type]
+
+
+def raising(error: type[BaseException]) -> Callable[[object], Any]:
+    """Return a use of a connector that raises an error."""
+
+    async def use(_: object) -> None:
+        raise error
+
+    return use
+
+
+@pytest.mark.clause("L7", "L10")
+async def test_a_use_that_was_submitted_ends_as_its_future_does(blocking: MakeBlocking, topic: str) -> None:
+    connector, begun, ended = blocking(), Mailbox(), Mailbox()
+
+    async def square(_: object) -> int:
+        return 7 * 7
+
+    async def wait(_: object) -> None:
+        try:
+            begun()
+            await asyncio.Event().wait()
+        finally:
+            ended()
+
+    assert await asyncio.wrap_future(connector.submit(square)) == 49
+    with pytest.raises(contract.UnsubscribeError):
+        await asyncio.wrap_future(connector.submit(lambda inner: inner.unsubscribe(topic, print)))
+    for ends in (SystemExit, KeyboardInterrupt):
+        with pytest.raises(RuntimeError, match=ends.__name__):
+            await asyncio.wrap_future(connector.submit(raising(ends)))
+    waiting = connector.submit(wait)
+    await begun.count(1)
+    waiting.cancel()
+    await ended.count(1)
 
 
 @pytest.mark.clause("L10", "T3")
@@ -169,8 +214,7 @@ async def test_threads_share_the_room_of_the_outbox(
 
 
 @pytest.mark.clause("L10", "M11")
-async def test_a_listener_that_blocks_delays_nobody(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
-    other: Node = await node()
+async def test_a_listener_that_blocks_delays_nobody(other: Node, blocking: MakeBlocking, topic: str) -> None:
     connector, gate, slow, quick, at_other = blocking(), threading.Event(), Mailbox(), Mailbox(), Log()
     await other.subscribe(f"{topic}-back", at_other)
 
@@ -181,14 +225,16 @@ async def test_a_listener_that_blocks_delays_nobody(node: MakeNode, blocking: Ma
     for _ in range(2):  # the second time, the listener is there
         await asyncio.to_thread(connector.subscribe, topic, block)
     await asyncio.to_thread(connector.subscribe, topic, quick)
-    for number in range(3):
-        await other.publish(topic, number)
-    assert await quick.count(3) == [0, 1, 2]
-    async with patience("a publish beside a listener that blocks"):
-        await asyncio.to_thread(connector.publish, f"{topic}-back", "not delayed")
-    assert await at_other.count(1) == ["not delayed"]
-    assert slow.items == []
-    gate.set()
+    try:
+        for number in range(3):
+            await other.publish(topic, number)
+        assert await quick.count(3) == [0, 1, 2]
+        async with patience("a publish beside a listener that blocks"):
+            await asyncio.to_thread(connector.publish, f"{topic}-back", "not delayed")
+        assert await at_other.count(1) == ["not delayed"]
+        assert slow.items == []
+    finally:
+        gate.set()
     assert await slow.count(3) == [0, 1, 2]
     await asyncio.to_thread(connector.unsubscribe, topic, block)
     await other.publish(topic, "marker")
@@ -198,9 +244,8 @@ async def test_a_listener_that_blocks_delays_nobody(node: MakeNode, blocking: Ma
 @pytest.mark.clause("L10", "M10")
 @pytest.mark.parametrize("raised", [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
 async def test_whatever_a_listener_raises_it_gets_the_next_message(
-    node: MakeNode, blocking: MakeBlocking, topic: str, caplog: pytest.LogCaptureFixture, raised: type[BaseException]
+    other: Node, blocking: MakeBlocking, topic: str, caplog: pytest.LogCaptureFixture, raised: type[BaseException]
 ) -> None:
-    other: Node = await node()
     connector, heard = blocking(), Mailbox()
 
     def listen(message: Any) -> None:
@@ -214,6 +259,26 @@ async def test_whatever_a_listener_raises_it_gets_the_next_message(
     await asyncio.to_thread(connector.close)
     told = [each.getMessage() for each in caplog.records if each.getMessage().startswith("ListenerError")]
     assert [raised.__name__ in each for each in told] == [True] * 3
+
+
+class Repeater:
+    """A listener that has one of its own, which hears all twice."""
+
+    def __init__(self, listener: Log) -> None:
+        self._listener = listener
+
+    def __call__(self, message: Any) -> None:
+        self._listener([message, message])
+
+
+@pytest.mark.clause("L10", "M10")
+async def test_a_listener_may_be_an_object_with_a_listener_of_its_own(
+    other: Node, blocking: MakeBlocking, topic: str
+) -> None:
+    heard = Mailbox()
+    await asyncio.to_thread(blocking().subscribe, topic, Repeater(heard))
+    await other.publish(topic, 1)
+    assert await heard.count(1) == [[1, 1]]
 
 
 @pytest.mark.clause("L10", "E2")
@@ -240,8 +305,7 @@ async def test_messages_that_are_not_sent_are_logged_with_a_count(
 
 
 @pytest.mark.clause("L10", "M9")
-async def test_a_listener_may_do_all_that_others_may(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
-    other: Node = await node()
+async def test_a_listener_may_do_all_that_others_may(other: Node, blocking: MakeBlocking, topic: str) -> None:
     connector, answers, heard, done = blocking(), Log(), Mailbox(), Mailbox()
     await other.subscribe(f"{topic}-answers", answers)
 
@@ -262,9 +326,8 @@ async def test_a_listener_may_do_all_that_others_may(node: MakeNode, blocking: M
 
 @pytest.mark.clause("L10", "M9")
 async def test_calls_on_the_connectors_own_thread_never_wait_for_themselves(
-    node: MakeNode, blocking: MakeBlocking, topic: str
+    other: Node, blocking: MakeBlocking, topic: str
 ) -> None:
-    other: Node = await node()
     connector, answers, errors, closed = blocking(), Log(), Mailbox(), Mailbox()
     await other.subscribe(f"{topic}-answers", answers)
 
@@ -287,78 +350,85 @@ async def test_calls_on_the_connectors_own_thread_never_wait_for_themselves(
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_closing_ends_all_threads(node: MakeNode, blocking: MakeBlocking, topic: str) -> None:
-    other: Node = await node()
-    mailbox, before = Log(), set(threading.enumerate())
-    await other.subscribe(topic, mailbox)
+async def test_closing_ends_all_threads(other: Node, mailbox: Log, blocking: MakeBlocking, topic: str) -> None:
+    before, loop = set(threading.enumerate()), asyncio.get_running_loop()
     unused, connector, heard = blocking(), blocking(), Mailbox()
 
-    def close() -> None:
+    def close() -> set[threading.Thread]:
         unused.close()
         with pytest.raises(contract.ClosedError):
             unused.publish(topic, "never")
         with connector:
-            connector.subscribe(f"{topic}-quiet", heard)
             for number in range(1000):
                 connector.publish_nowait(topic, number)
             closing = threading.Thread(target=connector.close)
             closing.start()
         closing.join()
+        return set(threading.enumerate()) - before - {threading.current_thread()}
 
     async with patience("the end of all threads"):
         with ThreadPoolExecutor(1) as thread:
-            await asyncio.get_running_loop().run_in_executor(thread, close)
+            await loop.run_in_executor(thread, connector.subscribe, f"{topic}-back", heard)
+            await other.publish(f"{topic}-back", "for a listener, on a thread of its own")
+            await heard.count(1)
+            left = await loop.run_in_executor(thread, close)
+    assert left == set()
     assert await mailbox.count(1000) == list(range(1000))
-    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.clause("L4", "L10")
+async def test_closing_waits_for_the_first_connection(
+    mailbox: Log, blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+) -> None:
+    connector, accepted = blocking(**through), Mailbox()
+    outcomes: list[Any] = []
+
+    def close() -> list[Any]:
+        connector.publish_nowait(topic, "accepted", outcomes.append)
+        accepted()
+        connector.close()
+        return outcomes.copy()
+
+    await proxy.refuse()
+    closing = asyncio.ensure_future(asyncio.to_thread(close))
+    await accepted.count(1)
+    await proxy.heal()
+    async with patience("the end of the connector"):
+        assert await closing == [None]
+    assert await mailbox.count(1) == ["accepted"]
 
 
 @pytest.mark.clause("L4", "L10")
 async def test_what_was_accepted_is_sent_before_the_interpreter_exits(
-    node: MakeNode, given: Settings, topic: str
+    mailbox: Log, given: Settings, topic: str
 ) -> None:
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
-    await run_blocked(given, "end", topic)
+    assert await run_blocked(given, "end", topic) == "closed\n"
     assert await mailbox.count(100) == [["parent", number] for number in range(100)]
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_an_exit_waits_for_a_thread_that_closes(node: MakeNode, given: Settings, topic: str) -> None:
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
+async def test_an_exit_waits_for_a_thread_that_closes(mailbox: Log, given: Settings, topic: str) -> None:
     accepted = int(await run_blocked(given, "end_while_closing", topic))
     assert await mailbox.count(accepted) == [["parent", number] for number in range(accepted)]
 
 
 @pytest.mark.clause("L4", "L10")
 async def test_an_exit_waits_for_a_connector_that_was_closed_on_its_own_thread(
-    node: MakeNode, given: Settings, topic: str
+    mailbox: Log, given: Settings, topic: str
 ) -> None:
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
     await run_blocked(given, "end_while_closing_itself", topic)
     assert await mailbox.count(100) == [["parent", number] for number in range(100)]
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_an_exit_waits_for_connectors_that_nobody_has_kept(node: MakeNode, given: Settings, topic: str) -> None:
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
+async def test_an_exit_waits_for_connectors_that_nobody_has_kept(mailbox: Log, given: Settings, topic: str) -> None:
     await run_blocked(given, "drop", topic)
     assert sorted(await mailbox.count(3)) == [["dropped", number] for number in range(3)]
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_a_connector_that_nobody_keeps_closes(
-    node: MakeNode, blocking: MakeBlocking, change: Change, topic: str
-) -> None:
-    other: Node = await node()
-    mailbox, heard, before = Log(), Mailbox(), set(threading.enumerate())
-    await other.subscribe(topic, mailbox)
+async def test_a_connector_that_nobody_keeps_closes(other: Node, mailbox: Log, change: Change, topic: str) -> None:
+    heard, before = Mailbox(), set(threading.enumerate())
 
     def publish() -> None:
         BlockingConnector(change()).publish_nowait(topic, "sent all the same")
@@ -405,12 +475,9 @@ async def test_a_connector_that_was_closed_is_collected(change: Change, topic: s
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_a_signal_handler_may_publish_and_close(node: MakeNode, given: Settings, topic: str) -> None:
+async def test_a_signal_handler_may_publish_and_close(mailbox: Log, given: Settings, topic: str) -> None:
     if not hasattr(signal, "setitimer"):
         pytest.skip("not applicable: this system has no such signals")
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
     await run_blocked(given, "interrupt", topic)
     heard = await mailbox.until(lambda items: ["handler", 99] in items)
     assert [number for who, number in heard if who == "handler"] == list(range(100))
@@ -428,29 +495,26 @@ async def test_an_exit_that_is_interrupted_tells_what_it_has_not_sent(
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_each_process_is_a_node_of_its_own(node: MakeNode, given: Settings, topic: str) -> None:
-    await check_forks(await node(), given, "fork", topic)
+async def test_each_process_is_a_node_of_its_own(other: Node, mailbox: Log, given: Settings, topic: str) -> None:
+    await check_forks(other, mailbox, given, "fork", topic)
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_a_fork_may_come_when_it_is_in_use(node: MakeNode, given: Settings, topic: str) -> None:
-    await check_forks(await node(), given, "fork_late", topic)
+async def test_a_fork_may_come_when_it_is_in_use(other: Node, mailbox: Log, given: Settings, topic: str) -> None:
+    await check_forks(other, mailbox, given, "fork_late", topic)
 
 
 @pytest.mark.clause("L10")
 async def test_a_process_that_ends_accepts_nothing_that_it_would_not_send(
-    node: MakeNode, given: Settings, topic: str
+    mailbox: Log, given: Settings, topic: str
 ) -> None:
     if not hasattr(os, "fork"):
         pytest.skip("not applicable: no process forks on this system")
-    other: Node = await node()
-    mailbox = Log()
-    await other.subscribe(topic, mailbox)
     accepted = int(await run_blocked(given, "begin_late", topic) or "0")  # more, since Python 3.13
     assert await mailbox.count(accepted) == [["late", number] for number in range(accepted)]
 
 
-async def check_forks(other: Node, given: Settings, program: str, topic: str) -> None:
+async def check_forks(other: Node, mailbox: Log, given: Settings, program: str, topic: str) -> None:
     """Run a program of `blocked.py`; check that all is heard that its three processes say."""
     if not hasattr(os, "fork"):
         pytest.skip("not applicable: no process forks on this system")

@@ -258,7 +258,10 @@ class ConnectorThread(Generic[S]):
         assert task
         self._uses.add(task)
         task.add_done_callback(self._uses.discard)
-        return await use(self.connector)
+        try:
+            return await use(self.connector)
+        except (KeyboardInterrupt, SystemExit) as error:  # either would end the event loop
+            raise RuntimeError(f"it raised {type(error).__name__}") from error
 
     def end(self) -> None:
         """Begin to end, unless that has begun."""
@@ -343,7 +346,7 @@ class _CalledAside:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        update_wrapper(self, listener)
+        update_wrapper(self, listener, updated=())  # what an object that is called has of its own stays there
 
     async def __call__(self, message: Any) -> None:
         result = await asyncio.to_thread(self._listener, message)

@@ -672,7 +672,7 @@ def first_settings(source: Any, kind: type[ConnectorSettings]) -> tuple[Any, Con
     first: list[Any] = []
     try:
         first.append(source())
-    except Exception:
+    except (Exception, SystemExit):
         return source, defaults  # the first attempt says what is wrong
     is_known = isinstance(first[0], ConnectorSettings)
     return lambda: first.pop() if first else source(), first[0] if is_known else defaults

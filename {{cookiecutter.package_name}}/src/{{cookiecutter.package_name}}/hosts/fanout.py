@@ -47,7 +47,7 @@ class Fanout:
         watch(connector, topic, self._missed)
 
     async def __aenter__(self) -> Self:
-        """Connect, and take what other nodes publish from now on; while the broker is away, it is tried on.
+        """Connect, and take what other nodes publish from now on; while the broker is away, go on trying.
 
         Raises:
             SubscribeRefusedError: the broker refused. The connector is closed.

@@ -17,7 +17,7 @@ RETRY = 5.0
 
 
 async def start(connector: Connector) -> None:
-    """Return when `connector` is connected, or when that has failed once: it is tried on.
+    """Return when `connector` is connected, or when that has failed once: it goes on trying.
 
     So a server waits for its broker for `connect_timeout` at most, and then begins as in an outage.
     """

@@ -53,7 +53,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
         return self._node.connector if self._node else None
 
     async def on_startup(self) -> None:
-        """Connect; while the broker is away, it is tried on. Do nothing if that was done."""
+        """Connect; while the broker is away, go on trying. Do nothing if that was done."""
         if self._node is None:
             self._node = _Node(Connector(self._settings), self._topic, self._missed)
             try:
