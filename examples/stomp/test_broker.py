@@ -1,0 +1,13 @@
+"""What is special about STOMP."""
+
+import pytest
+
+from .contract.public import PATIENCE, MakeNode
+from .subject import contract
+
+
+@pytest.mark.clause("E3")
+async def test_a_user_without_rights_is_refused(node: MakeNode, topic: str) -> None:
+    reader = await node(username="reader", password="reader", publish_timeout=2 * PATIENCE)
+    with pytest.raises(contract.PublishRefusedError, match="access_refused"):
+        await reader.publish(topic, "refused")
