@@ -132,10 +132,10 @@ async def test_a_first_use_waits_for_the_broker(
     async with patience("a publish that waits"):
         await publishing
     assert await outcomes.count(1) == [None]
-    await asyncio.to_thread(hasty.publish, topic, "third")
-    assert [each for each in await mailbox.until(lambda items: "third" in items) if each != "in vain"] == [
-        *("first", "second", "third")
-    ]
+    heard = await mailbox.until(lambda items: "second" in items)
+    assert [each for each in heard if each != "in vain"] == ["first", "second"]
+    async with patience("the connection of one that has published in vain"):
+        await asyncio.to_thread(hasty.subscribe, topic, print)
 
 
 @pytest.mark.clause("L10", "E1", "S3")
