@@ -287,7 +287,7 @@ def note(outcomes: Log, number: int, error: Exception | None) -> None:
 async def test_a_subscribe_that_timed_out_leaves_nothing(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
-    connector: SpiedNode = await node(SpiedNode, connect=False, **through, publish_timeout=0.3, heartbeat=10 * PATIENCE)
+    connector: SpiedNode = await node(SpiedNode, connect=False, **through, publish_timeout=1, heartbeat=10 * PATIENCE)
     other: Node = await node()
     arrived, mailbox = Log(), Log()
     connector.trouble["connect"] = listen_to(arrived)
@@ -307,7 +307,7 @@ async def test_a_subscribe_that_timed_out_leaves_nothing(
     await give_up(topic)
     await eventually(
         lambda: len(proxy.connections) <= connections,
-        lambda: f"{connections} connections, as before; there are {len(proxy.connections)}",
+        lambda: f"{connections} connections, as before; there are {len(proxy.connections)}: {connector.errors.items}",
     )
     await connector.subscribe(f"{topic}-later", Log())
     await other.publish(topic, "nobody listens")
