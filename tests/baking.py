@@ -87,5 +87,10 @@ def provision(project: Path, workdir: Path, environment: str = "py") -> Path:
 
 def verdicts(output: str) -> dict[str, str]:
     """What the table at the end of a pack's run says of each clause: holds, FAILS, waits …"""
-    verdict = "holds \\(simulated\\)|holds|in part|FAILS|waits|not applicable|not run"
-    return dict(re.findall(rf"^  ([A-Z]\d+) +({verdict})(?= )", output, re.MULTILINE))
+    word = "holds \\(simulated\\)|holds|in part|FAILS|not applicable"
+    said = dict(re.findall(rf"^  ([A-Z]\d+) +({word})(?= )", output, re.MULTILINE))
+    for title, word in ("Not run", "not run"), ("Waiting for blanks", "waits"):
+        if folded := re.search(rf"^{title}\n((?:  .+\n)+)", output, re.MULTILINE):
+            for line in folded[1].splitlines():
+                said |= dict.fromkeys(line.rpartition(": ")[2].split(), word)
+    return said

@@ -46,6 +46,9 @@ _COLOURS = {
     FAILS: "red",
 }
 
+_FOLDED = {NOT_RUN: "Not run", WAITING: "Waiting for blanks"}
+"""Verdicts that come many at a time, each for the same reason as others; with the title of those."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = Results(part=selected_by(config), asked=asked_for(config))
@@ -161,14 +164,24 @@ def write_table(out: pytest.TerminalReporter, results: Results) -> None:
     edition = f"the contract, version {Connector.contract_version}"
     out.section(f"{edition}, kept through {Connector.name} {results.broker}".rstrip())
     for letter, title in CHAPTERS.items():
-        out.write_line(title, bold=True)
-        for clause in (each for each in CLAUSES if each[0] == letter):
-            verdict = verdicts[clause]
-            out.write(f"  {clause:<4}")
-            out.write(f"{verdict.word:<18}", **{_COLOURS[verdict.word]: True})
-            out.write_line(f"{CLAUSES[clause].text}{f' ({verdict.remark})' if verdict.remark else ''}")
+        if known := [each for each in CLAUSES if each[0] == letter and verdicts[each].word not in _FOLDED]:
+            out.write_line(title, bold=True)
+            for clause in known:
+                verdict = verdicts[clause]
+                out.write(f"  {clause:<4}")
+                out.write(f"{verdict.word:<18}", **{_COLOURS[verdict.word]: True})
+                out.write_line(f"{CLAUSES[clause].text}{f' ({verdict.remark})' if verdict.remark else ''}")
+    for word, title in _FOLDED.items():
+        alike: dict[str, list[str]] = {}
+        for clause, verdict in verdicts.items():
+            if verdict.word == word:
+                alike.setdefault(verdict.remark or "not selected", []).append(clause)
+        if alike:
+            out.write_line(title, **{_COLOURS[word]: True})
+        for remark, clauses in sorted(alike.items(), key=lambda each: len(each[0])):
+            out.write_line(f"  {remark}: {' '.join(clauses)}")
     counts = {word: sum(verdict.word == word for verdict in verdicts.values()) for word in VERDICTS}
-    counted = [f"{count} {word}" for word, count in counts.items() if count or word in (HOLDS, FAILS)]
+    counted = [f"{count} {word}" for word, count in counts.items() if count or word == HOLDS]
     out.write_line(f"{len(CLAUSES)} clauses: {', '.join(counted)}", bold=True)
     if verdicts["R1"].word == FAILS and BrokerTransport.ping is contract.Transport.ping:
         out.write_line(

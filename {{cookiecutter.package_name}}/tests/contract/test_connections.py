@@ -74,21 +74,22 @@ async def test_each_connection_is_noticed_alone(
     while broken < len(proxy.connections) and broken < count:  # there may be fewer after it, of a client with several
         connection = proxy.connections[broken]
         broken += 1
-        readies = len(one.readies.items)
+        readies, lost = len(one.readies.items), losses(one)
         await fault(proxy, connection)
         async with patience(
             f"messages both ways after {fault.__name__} of connection {broken} of {count} (is `inbox.lost` called "
             "when any one of them ends? does `ping` make a round trip on each?)"
         ):
             await publish()
-            await one.until_ready(readies + 1)
-            connection.heal()
             await arrive()
+            if losses(one) > lost:  # or else the client has made a new one for its next request, and nothing was missed
+                await one.until_ready(readies + 1)
+            connection.heal()
         await eventually(
             lambda: len(proxy.connections) <= count,
             lambda: f"{count} connections, as before; there are {len(proxy.connections)}: is each closed?",
         )
-    assert [losses(one), len(one.readies.items)] == [broken, broken + 1]
+    assert losses(one) == len(one.readies.items) - 1 <= broken
     for mailboxes in heard.values():
         assert [mailbox.items for mailbox in mailboxes.values()] == [list(range(sent))] * 2
     assert (reported(one), reported(other)) == (0, 0)
