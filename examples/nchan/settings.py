@@ -14,5 +14,6 @@ class Settings(ConnectorSettings):
     schemes_with_hosts_only: ClassVar = schemes
 
     url: SecretStr = Field(
-        default=SecretStr("http://127.0.0.1"), description="http://[user:password@]host[:port]; the port is 80 if not given."
+        default=SecretStr("http://127.0.0.1"),
+        description="http://[user:password@]host[:port]; the port is 80 if not given.",
     )

@@ -1,17 +1,20 @@
 """How messages travel through Nchan: a POST publishes, and a websocket brings what is published on a topic."""
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
 
 import aiohttp
-from websockets import ClientConnection, ConnectionClosed, InvalidStatus, connect
+import websockets
 
 from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
 from .settings import Settings
 
 REFUSED = (401, 403, 413)
+PLAIN = {"close_timeout": 0.5, "compression": None, "max_size": None, "open_timeout": None, "proxy": None}
+name = partial(escape, mark="_", longest=200)
 
 
 class BrokerTransport(Transport[Settings]):
@@ -22,36 +25,26 @@ class BrokerTransport(Transport[Settings]):
     async def connect(self) -> None:
         [target] = self.settings.targets()
         user, password = self.settings.login
+        headers = {"Authorization": aiohttp.encode_basic_auth(user, password or "")} if user else {}
+        beat = self.settings.heartbeat
+        keepalive = {"ping_interval": beat / 3, "ping_timeout": beat / 3}
+        self._options: dict[str, Any] = {**PLAIN, **keepalive, "additional_headers": headers}
         self._address = f"//{target.host}:{target.port or 80}"
-        self._headers = {"Authorization": aiohttp.encode_basic_auth(user, password or "")} if user else {}
-        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._readers: dict[str, asyncio.Task[None]] = {}
-        timeout = aiohttp.ClientTimeout(self.settings.heartbeat)
-        self._session = aiohttp.ClientSession(f"http:{self._address}", headers=self._headers, timeout=timeout)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        timeout = aiohttp.ClientTimeout(beat)
+        self._session = aiohttp.ClientSession(f"http:{self._address}", headers=headers, timeout=timeout)
         await self.ping()
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        async with self._turns[topic]:  # two requests could overtake each other
+        async with self._turns.setdefault(topic, asyncio.Lock()):  # or else two requests could overtake each other
             await self._request("POST", f"/pub/{name(topic)}", payload, PublishRefusedError)
 
     async def subscribe(self, topic: str) -> None:
-        often = self.settings.heartbeat / 3
         try:
-            socket = await connect(
-                f"ws:{self._address}/sub/{name(topic)}",
-                additional_headers=self._headers,
-                compression=None,
-                max_size=None,
-                proxy=None,
-                open_timeout=None,
-                ping_interval=often,
-                ping_timeout=often,
-                close_timeout=0.5,
-            )
-        except InvalidStatus as error:
-            if error.response.status_code in REFUSED:
-                raise SubscribeRefusedError(str(error)) from error
-            raise
+            socket = await websockets.connect(f"ws:{self._address}/sub/{name(topic)}", **self._options)
+        except websockets.InvalidStatus as error:
+            raise (SubscribeRefusedError(str(error)) if error.response.status_code in REFUSED else error) from None
         self._readers[topic] = asyncio.create_task(self._read(topic, socket))
 
     async def unsubscribe(self, topic: str) -> None:
@@ -74,15 +67,11 @@ class BrokerTransport(Transport[Settings]):
                 raise refusal(f"{response.status} {response.reason}")
             response.raise_for_status()
 
-    async def _read(self, topic: str, socket: ClientConnection) -> None:
+    async def _read(self, topic: str, socket: websockets.ClientConnection) -> None:
         try:
             while True:
                 self.inbox.received(topic, await socket.recv(decode=False))
-        except ConnectionClosed as error:
+        except websockets.ConnectionClosed as error:
             self.inbox.lost(error)
         finally:
             await socket.close()
-
-
-def name(topic: str) -> str:
-    return escape(topic, "_", longest=200)
