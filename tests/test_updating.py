@@ -55,51 +55,82 @@ def cruft(shell: Shell, cwd: Path, *words: str | Path) -> str:
     return shell(sys.executable, "-m", "cruft", *words, cwd=cwd)
 
 
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace a text that is in a file."""
+    text = file.read_text(encoding="utf-8")
+    assert old in text, f"{old!r} is not in {file}"
+    file.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def release(shell: Shell, template: Path, version: str, preset: str) -> None:
+    """Commit a version of the template in which something has changed in every kind of file, and tag it."""
+    project = template / "{{cookiecutter.package_name}}"
+    contract = project / "src" / "{{cookiecutter.package_name}}" / "contract"
+    with (contract / "topics.py").open("a", encoding="utf-8") as topics:
+        topics.write(f'VERSION = "{version}"\n')
+    (contract / "newer.py").write_text(f'"""New in {version}; {{{{ this }}}} is no question."""\n', encoding="utf-8")
+    (contract / "escaping.py").unlink(missing_ok=True)
+    new_tests = f"def test_newer() -> None:\n    assert {version!r}\n"
+    (project / "tests" / "contract" / "test_newer.py").write_text(new_tests, encoding="utf-8")
+    edit(project / "pyproject.toml", '    "msgspec>=', f'    "new-in-{version}",\n    "msgspec>=')
+    edit(project / "pyproject.toml", '    "trustme>=', f'    "tests-of-{version}",\n    "trustme>=')
+    edit(project / "tox.ini", "description = check style", f"description = check style, in {version}")
+    for changed in ("README.md", "CHANGELOG.md", ".github/workflows/test.yml"):
+        with (project / changed).open("a", encoding="utf-8") as file:
+            file.write(f"# {version}\n")
+    transport = template / "templates" / "presets" / preset / "transport.py"
+    first, rest = transport.read_text(encoding="utf-8").split("\n", 1)
+    transport.write_text(f"{first}\n\n# In {version}.\n{rest}", encoding="utf-8")
+    commit(shell, template, version)
+    shell("git", "tag", version, cwd=template)
+
+
 @pytest.mark.parametrize("preset", ["blank", "kafka"])
-def test_a_newer_contract_comes_past_an_edited_transport(
+def test_three_versions_come_past_all_that_a_contributor_has_written(
     template: Path, shell: Shell, tmp_path: Path, preset: str
 ) -> None:
-    answers = json.dumps({"preset": preset, "package_name": "my_connector", "author_name": 'Zoë "Z" O\'Neil \\'})
-    cruft(shell, tmp_path, "create", template, "--no-input", "--extra-context", answers)
-    project = tmp_path / "my_connector"
+    shell("git", "tag", "2.0.0", cwd=template)
+    answers = json.dumps({"preset": preset, "package_name": "mine", "author_name": 'Zoë "Z" O\'Neil \\'})
+    cruft(shell, tmp_path, "create", template, "--checkout", "2.0.0", "--no-input", "--extra-context", answers)
+    project = tmp_path / "mine"
     shell("git", "init", "--quiet", cwd=project)
     commit(shell, project, "As it was made")
-    cruft(shell, project, "check")
+    contract = project / "src" / "mine" / "contract"
+    transport = project / "src" / "mine" / "transport.py"
+    yours = {transport, *(project / "tests").glob("*.py"), *(project / "src" / "mine").glob("*.py")}
+    yours |= {project / name for name in ("README.md", "CHANGELOG.md", ".github/workflows/test.yml")}
 
-    transport = project / "src" / "my_connector" / "transport.py"
-    text = transport.read_text(encoding="utf-8")
-    edited = text.replace("        raise NotImplementedError\n", "        self.mine = True\n") + "\n# mine to the end\n"
-    transport.write_text(edited, encoding="utf-8")
-    (project / "src" / "my_connector" / "mine.py").write_text('"""Mine."""\n', encoding="utf-8")
-    commit(shell, project, "Mine")
+    for number, version in enumerate(["2.1.0", "2.2.0", "3.0.0"]):
+        for file in yours:
+            with file.open("a", encoding="utf-8") as appended:
+                appended.write(f"# mine, {number}\n")
+        edit(project / "pyproject.toml", "\ndependencies = [\n", f'\ndependencies = [\n    "client-{number}",\n')
+        edit(project / "pyproject.toml", "\ntest = [\n", f'\ntest = [\n    "tests-{number}",\n')
+        (project / "src" / "mine" / f"mine_{number}.py").write_text('"""Mine."""\n', encoding="utf-8")
+        commit(shell, project, "Mine")
+        before = {file: file.read_text(encoding="utf-8") for file in yours}
+        release(shell, template, version, preset)
 
-    packed = template / "{{cookiecutter.package_name}}"
-    machinery = Path("src", "{{cookiecutter.package_name}}", "contract")
-    newer = {
-        machinery / "topics.py": (packed / machinery / "topics.py").read_text(encoding="utf-8") + "\nNEWER = True\n",
-        machinery / "newer.py": '"""What a newer contract needs; {{ this }} is no question."""\n',
-        Path("tests", "contract", "test_newer.py"): "def test_newer() -> None:\n    pass\n",
-    }
-    for path, content in newer.items():
-        (packed / path).write_text(content, encoding="utf-8")
-    (packed / machinery / "escaping.py").unlink()
-    commit(shell, template, "A newer contract")
-
-    cruft(shell, project, "update", "--skip-apply-ask")
-    for path, content in newer.items():
-        arrived = project / str(path).replace("{{cookiecutter.package_name}}", "my_connector")
-        assert arrived.read_text(encoding="utf-8") == content
-    assert not (project / "src" / "my_connector" / "contract" / "escaping.py").exists()
-    managed = (project / "tests" / "contract" / "managed.txt").read_text(encoding="utf-8")
-    assert "my_connector/contract/newer.py" in managed
-    assert "escaping.py" not in managed
-    assert transport.read_text(encoding="utf-8") == edited
-    assert not [*project.rglob("*.rej"), *project.rglob("*.orig")]
-    assert "<<<<<<<" not in "".join(file.read_text(encoding="utf-8") for file in project.rglob("*.py"))
-    commit(shell, project, "Updated")
-    cruft(shell, project, "check")
-    changed = shell("git", "diff", "--name-only", "HEAD~1", cwd=project).split()
-    assert [name for name in changed if "contract/" not in name] == [".cruft.json"]
+        cruft(shell, project, "update", "--skip-apply-ask", "--checkout", version)
+        assert not [*project.rglob("*.rej"), *project.rglob("*.orig")]
+        assert "<<<<<<<" not in "".join(file.read_text(encoding="utf-8") for file in project.rglob("*.py"))
+        assert f'VERSION = "{version}"' in (contract / "topics.py").read_text(encoding="utf-8")
+        assert version in (contract / "newer.py").read_text(encoding="utf-8")
+        assert not (contract / "escaping.py").exists()
+        managed = (project / "tests" / "contract" / "managed.txt").read_text(encoding="utf-8")
+        assert "mine/contract/newer.py" in managed
+        assert "escaping.py" not in managed
+        told = (project / "pyproject.toml").read_text(encoding="utf-8")
+        for line in f"new-in-{version}", f"tests-of-{version}", f"client-{number}", f"tests-{number}", "client-0":
+            assert f'    "{line}",\n' in told
+        assert f"style, in {version}" in (project / "tox.ini").read_text(encoding="utf-8")
+        changed = {file for file in yours if file.read_text(encoding="utf-8") != before[file]}
+        assert changed == (set() if preset == "blank" else {transport})
+        if changed:
+            assert f"# In {version}.\n" in transport.read_text(encoding="utf-8")
+            assert f"# mine, {number}\n" in transport.read_text(encoding="utf-8")
+        commit(shell, project, f"Updated to {version}")
+        cruft(shell, project, "check", "--checkout", version)
 
 
 @pytest.mark.parametrize(
