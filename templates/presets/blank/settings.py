@@ -1,7 +1,9 @@
 """The settings of this connector: add what your broker's users expect (a virtual host, a prefix …).
 
-User, password and several hosts are there already. If your broker can speak TLS, derive from `TlsSettings` instead, which
-has the settings for it, and give the client `ssl_context(self.settings)` in `connect`; both come from `.contract`.
+User, password and several hosts are there already; `self.settings.targets()` is the url's hosts and ports, parsed. If
+your broker can speak TLS, derive from `TlsSettings` instead, which has the settings for it, and give the client
+`ssl_context(self.settings)` in `connect`; both come from `.contract`. A setting without a default is required: give it
+in tests/settings.py, too.
 """
 
 from pydantic import Field, SecretStr

@@ -1,10 +1,10 @@
 """How messages travel through the broker: five blanks to fill in. `tox` says which is next.
 
 Everything else is done for you: reconnecting, serialising, filtering, batching, counting, time-outs. Whatever the
-client library does of that by itself, turn it off.
+client library does of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
 """
 
-from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport
+from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
 from .settings import Settings
 
 
@@ -13,17 +13,22 @@ class BrokerTransport(Transport[Settings]):
 
     `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url, which names one host, and
     `self.settings.login` is (user, password), each of which may be None.
-    `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is gone.
-    With several connections, call `lost` when any of them ends. Further calls, and those after `close` has begun, are
-    ignored. Call both on the event loop's thread.
+    `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is
+    gone. Further calls, and those after `close` has begun, are ignored. Call both on the event loop's thread.
 
-    If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth method,
-    `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message. It is
-    called every third of a `heartbeat`. A transport with several connections makes a round trip on each.
+    If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth
+    method, `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message.
+    It is called every third of a `heartbeat`.
+
+    With several connections, call `lost` when one of them ends that brings messages; then all are closed, and made
+    anew. `ping` makes a round trip on each. A pool that makes a new connection for its next request needs neither: let
+    the request fail within `heartbeat`.
 
     `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer,
     and that an answer which comes after its call was cancelled is not mistaken for another call's.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
+    If the broker remembers a node after its connection, add `async def leave(self) -> None`, which undoes that: it is
+    called before the last `close`, and not at a loss.
     """
 
     async def connect(self) -> None:
@@ -37,8 +42,8 @@ class BrokerTransport(Transport[Settings]):
 
         push: give the client a callback that calls `self.inbox.received(topic, payload)`.
         poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
-        thread callbacks: make a `Bridge()` here, and hand over with `bridge.call(self.inbox.received, topic, payload)`: it
-        runs the function on the event loop's thread, and does nothing once the loop is closed.
+        thread callbacks: make a `Bridge()` here, and hand over by `bridge.call(self.inbox.received, topic, payload)`:
+        it runs the function on the event loop's thread, and does nothing once the loop is closed.
         """
         raise NotImplementedError
 
@@ -57,11 +62,12 @@ class BrokerTransport(Transport[Settings]):
         """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
 
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
-        group, and no earlier messages. If the broker takes patterns or prefixes, escape them.
+        group, and no earlier messages.
 
-        If a topic cannot be any text at the broker, `contract.escape(topic, longest=...)` makes a plain name of it, and
-        cuts one that is too long so that it stays apart from others. A name that was cut cannot be read back: keep a
-        table from names to topics, for `received`.
+        If a topic cannot be any text at the broker, `escape(topic, longest=...)` makes a plain name of it, without any
+        of the characters of a pattern. It cuts a name that is too long, so that it stays apart from others. A name that
+        was cut cannot be read back: keep a table from names to topics, for `received`. If the broker takes names for
+        prefixes, so that "a" also delivers "ab", end each name with a character that `escape` never makes, such as "/".
 
         push: await the broker's confirmation of the subscription.
         poll: start at the end of the stream, and know where that is before you return.
@@ -89,4 +95,4 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
 
-__all__ = ["Bridge", "BrokerTransport", "ConnectError", "PublishRefusedError", "SubscribeRefusedError"]
+__all__ = ["Bridge", "BrokerTransport", "ConnectError", "PublishRefusedError", "SubscribeRefusedError", "escape"]

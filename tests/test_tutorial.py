@@ -1,0 +1,96 @@
+"""The tutorial leads to a connector: its files are those of `examples/nchan`, its screens are true, and the pack is green."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from baking import FROM_SOURCE, ROOT, bake, run, tox, verdicts
+
+TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+FINISHED = ROOT / "examples" / "nchan"
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+RETURN = "    return Settings(url=broker.url)\n"
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code blocks of the tutorial in one language."""
+    return [text for written, text in BLOCK.findall(TUTORIAL) if written == language]
+
+
+def begin(folder: Path) -> Path:
+    """Make the project, and do what comes before the blanks of the transport; returns where it is."""
+    project = bake(folder, broker_name="Nchan", author_name="Ada Lovelace", author_email="ada@example.org")
+    settings = project / "tests" / "settings.py"
+    settings.write_text(settings.read_text(encoding="utf-8").replace("    raise NotImplementedError\n", RETURN))
+    pyproject = project / "pyproject.toml"
+    [libraries] = blocks("toml")
+    text = pyproject.read_text(encoding="utf-8")
+    pyproject.write_text(text.replace("\ndependencies = [\n", f"\ndependencies = [\n{libraries}"), encoding="utf-8")
+    shutil.copy(FINISHED / "settings.py", package(project))
+    shutil.copy(FINISHED / "broker.py", project / "tests")
+    return project
+
+
+def package(project: Path) -> Path:
+    """Return the folder of the project's package."""
+    return project / "src" / project.name
+
+
+def fill_in(project: Path, *names: str) -> None:
+    """Write the transport as it is when these blanks are filled in and the others are not."""
+    finished = (FINISHED / "transport.py").read_text(encoding="utf-8")
+    open_ones = {"connect", "publish", "subscribe", "unsubscribe", "close"} - set(names)
+    for name in open_ones:
+        pattern = rf"(    async def {name}\([^\n]*\n)(?:(?:        [^\n]*)?\n)+?(?=    async def |\Z)"
+        finished = re.sub(pattern, r"\1        raise NotImplementedError\n\n", finished)
+    (package(project) / "transport.py").write_text(finished, encoding="utf-8")
+
+
+def what_is_next(project: Path) -> str:
+    """Return the last line of a run that looks for blanks."""
+    words = sys.executable, "-m", "pytest", "-n", "0", "tests/contract/test_blanks.py"
+    return run(*words, cwd=project, environment=FROM_SOURCE).stdout.rstrip().splitlines()[-1]
+
+
+def test_what_is_to_be_typed_is_what_the_finished_files_have() -> None:
+    files = {path.name: path.read_text(encoding="utf-8") for path in FINISHED.glob("*.py")}
+    excerpts = [block for block in blocks("python") if block != RETURN]
+    assert RETURN in blocks("python")
+    for excerpt in excerpts:
+        assert any(excerpt in text for text in files.values()), excerpt
+    typed = {line for excerpt in excerpts for line in excerpt.splitlines()}
+    for name, text in files.items():
+        left_out = [line for line in text.splitlines() if line not in typed]
+        assert not left_out, f"{name}: the tutorial does not have {left_out}"
+
+
+def test_the_transport_has_less_than_80_lines() -> None:
+    assert len((FINISHED / "transport.py").read_text(encoding="utf-8").splitlines()) < 80
+
+
+def test_each_screen_says_what_the_next_step_is(tmp_path: Path) -> None:
+    told = re.findall(r"^Next: .*", TUTORIAL, re.MULTILINE)
+    project = bake(tmp_path / "untouched", broker_name="Nchan")
+    assert what_is_next(project) == told[0]
+    project = begin(tmp_path)
+    for step, names in enumerate([("connect", "close"), ("connect", "close", "publish")], 1):
+        fill_in(project, *names)
+        assert what_is_next(project) == told[step]
+
+
+@pytest.mark.pack
+def test_the_finished_connector_is_green(tmp_path: Path) -> None:
+    project = begin(tmp_path)
+    shutil.copy(FINISHED / "transport.py", package(project))
+    green = tox(project, tmp_path / "tox", "-e", "py")
+    assert green.returncode == 0, green.stdout
+    told = re.findall(r"^Next: .*", TUTORIAL, re.MULTILINE)
+    assert told[3] in green.stdout
+    shutil.copy(FINISHED / "test_broker.py", project / "tests")
+    all_of_it = tox(project, tmp_path / "tox", "-e", "py,lint,types")
+    assert all_of_it.returncode == 0, all_of_it.stdout
+    assert set(verdicts(all_of_it.stdout).values()) <= {"holds", "in part", "not applicable"}, all_of_it.stdout
+    assert told[4] in all_of_it.stdout
