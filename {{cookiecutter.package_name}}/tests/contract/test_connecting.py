@@ -38,7 +38,7 @@ async def test_connecting_twice_at_once_makes_one_connection(
     assert len(twice.readies.items) == 1
 
 
-@pytest.mark.clause("L2")
+@pytest.mark.clause("L2", "R2")
 async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, through: dict[str, Any]) -> None:
     connector: Node = await node(connect=False, noisy=True, **through)
     always, once, never = Log(), Log(), Log()
