@@ -207,7 +207,7 @@ async def test_threads_share_the_room_of_the_outbox(
     with ThreadPoolExecutor(16) as threads:
         async with patience("a full outbox"):
             taken = sum(await asyncio.to_thread(lambda: list(threads.map(fill, range(16)))))
-    assert 99 <= taken <= 100  # a message that comes to the connector's thread at that moment may count twice
+    assert 99 <= taken <= 101  # one that comes to the connector's thread at that moment may count twice, or not yet
     await proxy.heal()
     assert await outcomes.count(taken) == [None] * taken
     await asyncio.to_thread(connector.publish, topic, "room again")

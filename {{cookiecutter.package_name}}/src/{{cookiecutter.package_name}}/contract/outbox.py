@@ -74,22 +74,25 @@ class Outbox(Generic[S]):
 
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
         """Take one message; raise `OutboxFullError` if there is no room for it."""
-        sender = self._sender
-        if sender.bytes + len(data) + MESSAGE_COST > self._settings.max_outbox_bytes:
+        handed = self._handed_bytes - self._taken_bytes
+        if handed + self._sender.bytes + len(data) + MESSAGE_COST > self._settings.max_outbox_bytes:
             raise self._full(data)
+        self._add(topic, data, settle)
+
+    def _add(self, topic: str, data: bytes, settle: Settle) -> None:
         now, timeout = self._time(), self._timeout
         if now > self._expected:
             self._notice_block(now)
-        lane = sender.add(topic, data, now, now + timeout, settle)
+        lane = self._sender.add(topic, data, now, now + timeout, settle)
         if (look := now + timeout / LOOKS) < self._alarm_at:
             self._set_alarm(look)
         if lane not in self._calls:
             self._start(lane, now)
 
     def hand(self, topic: str, data: bytes, settle: Settle) -> bool:
-        """Take one message on another thread; return whether it was taken, as all are until `shut`.
+        """Take one message on another thread, like `add`; return whether it was taken, as all are until `shut`.
 
-        Like `add`, but where the room is taken only after this returns, `settle` gets the `OutboxFullError`.
+        The event loop may take another one at the same moment, so that there is one more than there is room for.
         """
         size = len(data) + MESSAGE_COST
         handed = (topic, data, settle)
@@ -125,10 +128,7 @@ class Outbox(Generic[S]):
     def _add_handed(self) -> None:
         for _ in range(len(self._handed)):
             topic, data, settle = self._handed.popleft()
-            try:
-                self.add(topic, data, settle)
-            except OutboxFullError as error:
-                settle(error)
+            self._add(topic, data, settle)
             self._taken_bytes += len(data) + MESSAGE_COST
 
     def start(self, lane: Lane) -> None:
