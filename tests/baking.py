@@ -22,6 +22,8 @@ FILLED = [preset for preset in PRESETS if preset != "blank"]
 FROM_SOURCE = {"PYTHONPATH": "src", "PYTHONDONTWRITEBYTECODE": "1"}
 """The environment in which a project's tests run on its source, whatever is installed."""
 
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 _OURS = re.compile("TOX_|PYTEST_|COV_|VIRTUAL_ENV|PYTHONPATH|PYTHONHOME")
 
 
@@ -83,6 +85,12 @@ def provision(project: Path, workdir: Path, environment: str = "py") -> Path:
     made = tox(project, workdir, "-e", environment, "--notest")
     assert made.returncode == 0, made.stdout
     return workdir / environment / ("Scripts" if os.name == "nt" else "bin")
+
+
+def blocks(page: str | Path, language: str = "") -> list[str]:
+    """Return the blocks of code on a page that are in this language, or all that are not marked as output, by `text`."""
+    found = BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [text for written, text in found if written == language or (not language and written != "text")]
 
 
 def verdicts(output: str) -> dict[str, str]:

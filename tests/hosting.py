@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, Self
 
-from baking import ROOT, bake
+from baking import bake, blocks
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -134,15 +134,20 @@ class Package:
             ]
 
     @contextmanager
-    def printed(self, folder: Path, broker: Any, code: str, name: str = "app") -> Iterator[list[Any]]:
-        """Lend two programs that serve the code of a guide, as a module of this name. They must log nothing."""
-        words = "-m", "uvicorn", f"{name}:app", "--port", "PORT", "--log-level", "warning"
+    def printed(self, folder: Path, broker: Any, page: str) -> Iterator[list[Any]]:
+        """Lend the two programs of a guide, started by the commands that it prints. They must log nothing."""
+        code = blocks(f"docs/{page}", "python")[0]
+        commands = [
+            line.split() for line in blocks(f"docs/{page}", "console")[0].splitlines() if line.startswith("uvicorn ")
+        ]
         with ExitStack() as stack:
             programs = []
-            for side in ("first", "second"):
-                place = folder / side
+            for command in commands:
+                port = command.index("--port") + 1
+                place = folder / command[port]
                 place.mkdir()
-                (place / f"{name}.py").write_text(code)
+                (place / f"{command[1].partition(':')[0]}.py").write_text(code)
+                words = "-m", *command[:port], "PORT", *command[port + 1 :], "--log-level", "warning"
                 programs.append(stack.enter_context(self.program(place, broker, *words)))
             yield programs
             assert [program.log for program in programs] == ["", ""]
@@ -367,9 +372,3 @@ def shown(numbers: list[int]) -> str:
     if list(dict.fromkeys(numbers)) != sorted(unique):
         words.append("not in order")
     return ", ".join(words)
-
-
-def blocks(page: str, language: str) -> list[str]:
-    """Return the blocks of code on a page of `docs/` that are in this language."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync
 from asgiref.testing import ApplicationCommunicator
-from baking import run
+from baking import blocks, run
 from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import channel_layers, get_channel_layer
 from django.conf import settings
 from django.test import override_settings
 from django.utils.safestring import mark_safe
-from hosting import PATIENCE, Client, Package, blocks, check_that_both_hear, clients, play
+from hosting import PATIENCE, Client, Package, check_that_both_hear, clients, play
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -872,20 +872,20 @@ def test_consumers_talk(bench: Bench) -> None:
 
 
 def test_the_code_of_the_guide_runs_as_printed(packages: Mapping[str, Package], broker: Any, tmp_path: Path) -> None:
-    site, script = blocks("channels.md", "python")
+    _, script = blocks("docs/channels.md", "python")
 
     async def scene(programs: list[Any]) -> None:
         await check_that_both_hear(programs)
         async with clients(Client, programs) as pair:
-            (tmp_path / "first" / "announce.py").write_text(script)
+            (tmp_path / "8001" / "announce.py").write_text(script)
             place = {"PYTHONPATH": str(package.source), f"{package.name.upper()}_URL": broker.url}
             words = (sys.executable, "announce.py")
-            ended = await asyncio.to_thread(run, *words, cwd=tmp_path / "first", environment=place, timeout=PATIENCE)
+            ended = await asyncio.to_thread(run, *words, cwd=tmp_path / "8001", environment=place, timeout=PATIENCE)
             assert (ended.returncode, ended.stdout) == (0, "")
             await asyncio.gather(*(client.until("from a script") for client in pair))
 
     package = packages["redis"]
-    with package.printed(tmp_path, broker, site, "chat") as programs:
+    with package.printed(tmp_path, broker, "channels.md") as programs:
         play(scene(programs))
 
 
@@ -905,5 +905,5 @@ def test_a_server_that_is_told_to_end_waits_until_the_broker_has_what_it_was_sen
             await other.until("the last words")
             assert await asyncio.to_thread(programs[0].ended, PATIENCE)
 
-    with packages["redis"].printed(tmp_path, broker, blocks("channels.md", "python")[0], "chat") as programs:
+    with packages["redis"].printed(tmp_path, broker, "channels.md") as programs:
         play(scene(programs))

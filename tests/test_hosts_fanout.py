@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import Package, blocks, check_that_both_hear, play, unsent
+from hosting import Package, check_that_both_hear, play, unsent
 
 
 class Bench:
@@ -536,8 +536,7 @@ def test_bounds_and_channels_of_a_wrong_kind_are_refused(bench: Bench) -> None:
 
 
 def test_the_server_of_the_guide_runs_as_printed(package: Package, broker: Any, tmp_path: Path) -> None:
-    (code,) = blocks("fanout.md", "python")
-    with package.printed(tmp_path, broker, code) as programs:
+    with package.printed(tmp_path, broker, "fanout.md") as programs:
         play(check_that_both_hear(programs))
 
 

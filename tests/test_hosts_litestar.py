@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hosting import PATIENCE, Package, blocks, check_that_both_hear, unsent
+from hosting import PATIENCE, Package, check_that_both_hear, unsent
 from litestar.channels import ChannelsPlugin, Subscriber
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(60)]
@@ -475,6 +475,5 @@ async def test_a_loss_is_only_logged_unless_asked_for(joined: Joined, caplog: py
 
 
 async def test_the_server_of_the_guide_runs_as_printed(joined: Joined, tmp_path: Path) -> None:
-    server, _ = blocks("litestar.md", "python")
-    with joined.package.printed(tmp_path, joined.broker, server) as programs:
+    with joined.package.printed(tmp_path, joined.broker, "litestar.md") as programs:
         await check_that_both_hear(programs)

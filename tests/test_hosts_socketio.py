@@ -16,7 +16,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import pytest
 import socketio
 from aiohttp import web
-from hosting import PATIENCE, Package, blocks, unsent
+from baking import blocks
+from hosting import PATIENCE, Package, unsent
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)  # also where a loop never ends, and nothing on it can time out
 
@@ -577,7 +578,7 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
 
 
 def test_the_code_of_the_guide_runs_as_printed(package: Package, own_broker: Any, tmp_path: Path) -> None:
-    server, worker = blocks("socketio.md", "python")
+    _, worker = blocks("docs/socketio.md", "python")
 
     async def scene(programs: list[Any]) -> None:
         here, there = (program.port for program in programs)
@@ -593,7 +594,7 @@ def test_the_code_of_the_guide_runs_as_printed(package: Package, own_broker: Any
             for each in (mine, other):
                 assert (await each.until("from a worker"))[100:] == ["from a worker"]
 
-    with package.printed(tmp_path, own_broker, server) as programs:
+    with package.printed(tmp_path, own_broker, "socketio.md") as programs:
         run(scene, programs)
 
 

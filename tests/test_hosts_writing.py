@@ -5,12 +5,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from baking import run
-from hosting import Package, blocks
+from baking import blocks, run
+from hosting import Package
 
 
 def test_its_code_prints_what_the_page_says(package: Package, own_broker: Any, tmp_path: Path) -> None:
-    code, printed = ("\n".join(blocks("writing-a-host.md", language)) for language in ("python", "text"))
+    code, printed = ("\n".join(blocks("docs/writing-a-host.md", language)) for language in ("python", "text"))
     (tmp_path / "host.py").write_text(code)
     install(package, tmp_path)
     environment = {"PYTHONPATH": f"{package.source}:{tmp_path}", f"{package.name.upper()}_URL": own_broker.url}

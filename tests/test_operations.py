@@ -253,9 +253,7 @@ def test_what_is_refused_on_a_new_connection_is_reported_and_leaves_the_others_a
         assert len(hub.attempts) == 3
         (error,) = of("SubscribeRefusedError", told)
         assert error.topic == "refused"
-        assert str(error).startswith(
-            "a://a refused the subscription to topic 'refused': not for you. "
-        )
+        assert str(error).startswith("a://a refused the subscription to topic 'refused': not for you. ")
         await other.publish("topic", 1)
         await asyncio.sleep(0.1)
         assert got == [1]

@@ -6,18 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from baking import FROM_SOURCE, ROOT, bake, run, tox, verdicts
+from baking import FROM_SOURCE, ROOT, bake, blocks, run, tox, verdicts
 
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+PAGE = "docs/tutorial.md"
+TUTORIAL = (ROOT / PAGE).read_text(encoding="utf-8")
 FINISHED = ROOT / "examples" / "nchan"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 RETURN = "    return Settings(url=broker.url)\n"
-
-
-def blocks(language: str) -> list[str]:
-    """Return the code blocks of the tutorial in one language."""
-    return [text for written, text in BLOCK.findall(TUTORIAL) if written == language]
 
 
 def begin(folder: Path) -> Path:
@@ -26,7 +21,7 @@ def begin(folder: Path) -> Path:
     settings = project / "tests" / "settings.py"
     settings.write_text(settings.read_text(encoding="utf-8").replace("    raise NotImplementedError\n", RETURN))
     pyproject = project / "pyproject.toml"
-    [libraries] = blocks("toml")
+    [libraries] = blocks(PAGE, "toml")
     text = pyproject.read_text(encoding="utf-8")
     pyproject.write_text(text.replace("\ndependencies = [\n", f"\ndependencies = [\n{libraries}"), encoding="utf-8")
     shutil.copy(FINISHED / "settings.py", package(project))
@@ -57,8 +52,8 @@ def what_is_next(project: Path) -> str:
 
 def test_what_is_to_be_typed_is_what_the_finished_files_have() -> None:
     files = {path.name: path.read_text(encoding="utf-8") for path in FINISHED.glob("*.py")}
-    excerpts = [block for block in blocks("python") if block != RETURN]
-    assert RETURN in blocks("python")
+    excerpts = [block for block in blocks(PAGE, "python") if block != RETURN]
+    assert RETURN in blocks(PAGE, "python")
     for excerpt in excerpts:
         assert any(excerpt in text for text in files.values()), excerpt
     typed = {line for excerpt in excerpts for line in excerpt.splitlines()}

@@ -1,10 +1,10 @@
 """How messages travel through Nchan: a POST publishes, and a websocket brings what is published on a topic."""
 
 import asyncio
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 import aiohttp
 import websockets
@@ -18,7 +18,7 @@ name = partial(escape, mark="_", longest=200)
 
 
 class BrokerTransport(Transport[Settings]):
-    """Connections for requests, as many as are needed at a time, and a websocket for each topic."""
+    """A connection for requests, and a websocket for each topic."""
 
     _session: aiohttp.ClientSession | None = None
 
@@ -31,14 +31,12 @@ class BrokerTransport(Transport[Settings]):
         self._options: dict[str, Any] = {**PLAIN, **keepalive, "additional_headers": headers}
         self._address = f"//{target.host}:{target.port or 80}"
         self._readers: dict[str, asyncio.Task[None]] = {}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        timeout = aiohttp.ClientTimeout(beat)
-        self._session = aiohttp.ClientSession(f"http:{self._address}", headers=headers, timeout=timeout)
+        timeout, one = aiohttp.ClientTimeout(beat), aiohttp.TCPConnector(limit=1)  # so that none overtakes another
+        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
         await self.ping()
 
     async def publish(self, topic: str, payload: bytes) -> None:
-        async with self._turns.setdefault(topic, asyncio.Lock()):  # or else two requests could overtake each other
-            await self._request("POST", f"/pub/{name(topic)}", payload, PublishRefusedError)
+        await self._request("POST", f"/pub/{name(topic)}", payload, PublishRefusedError)
 
     async def subscribe(self, topic: str) -> None:
         try:
@@ -48,21 +46,24 @@ class BrokerTransport(Transport[Settings]):
         self._readers[topic] = asyncio.create_task(self._read(topic, socket))
 
     async def unsubscribe(self, topic: str) -> None:
-        if reader := self._readers.pop(topic, None):
-            reader.cancel()
-            await asyncio.wait([reader])
+        await self._stop(topic)
 
     async def ping(self) -> None:
         await self._request("GET", "/ping", b"", partial(ConnectError, refused=True))
 
     async def close(self) -> None:
         if self._session:
-            await asyncio.gather(*map(self.unsubscribe, list(self._readers)))
+            await asyncio.gather(*map(self._stop, list(self._readers)))
             await self._session.close()
+
+    async def _stop(self, topic: str) -> None:
+        if reader := self._readers.pop(topic, None):
+            reader.cancel()
+            await asyncio.wait([reader])
 
     async def _request(self, method: str, path: str, body: bytes, refusal: Callable[[str], Exception]) -> None:
         assert self._session
-        async with self._session.request(method, path, data=body) as response:
+        async with self._session.request(method, path, data=io.BytesIO(body)) as response:
             if response.status in REFUSED:
                 raise refusal(f"{response.status} {response.reason}")
             response.raise_for_status()

@@ -163,6 +163,7 @@ class Spy(BrokerTransport):
     """By method: awaited before the real one is called; what it raises is raised."""
     payload = b""
     """What is being published."""
+    _is_closing = False
 
     async def connect(self) -> None:
         await self._do("connect", None)
@@ -187,6 +188,7 @@ class Spy(BrokerTransport):
 
     async def close(self) -> None:
         await self._do("close", None)
+        self._is_closing = True
         await super().close()
 
     async def ping(self) -> None:
@@ -198,6 +200,8 @@ class Spy(BrokerTransport):
         await super().leave()
 
     async def _do(self, method: str, topic: str | None) -> None:
+        if self._is_closing:
+            return  # the transport itself calls it, as a part of closing
         if topic == self.settings.control_topic:
             method = f"control {method}"
         self.calls.append((method, topic))
