@@ -276,6 +276,20 @@ def test_an_error_is_described_without_its_secrets() -> None:
     assert SECRETS.describe(Mute(), []) == "Mute"
 
 
+@pytest.mark.parametrize("before", [0, 9_985, 9_990, 9_991, 9_999, 10_000, 20_000])
+def test_of_a_long_text_the_beginning_is_told_without_its_secrets(before: int) -> None:
+    text = before * "." + "the-secret" + 1_000_000 * "!"
+    told = SECRETS.tell(text, ["the-secret"])
+    assert len(told) <= 10_012
+    assert told.startswith(text[: min(before, 10_000)])
+    assert "t" not in told
+    assert ("**********" in told) == (before < 10_000)
+
+
+def test_an_error_that_fills_megabytes_is_no_cause_that_is_shown() -> None:
+    assert not SECRETS.presentable(ValueError(1_000_000 * "!"), [])
+
+
 def caused(error: Exception, cause: BaseException | None = None, context: BaseException | None = None) -> Exception:
     error.__cause__, error.__context__ = cause, context
     return error
@@ -582,7 +596,8 @@ def test_settings_without_a_file_are_present_as_they_are() -> None:
 
 def test_settings_hide_their_secrets_in_a_text() -> None:
     settings = SETTINGS.ConnectorSettings(url="a://u:of-the-url@h", cluster_key="the-first-key,the-second-key")
-    assert settings.redact("of-the-url the-first-key the-second-key u h") == "********** ********** ********** u h"
+    error = ERRORS.ConnectError("of-the-url the-first-key the-second-key u h")
+    assert settings.describe(error) == "********** ********** ********** u h"
 
 
 def test_settings_for_an_address_show_the_name_too() -> None:

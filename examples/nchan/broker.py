@@ -17,8 +17,10 @@ http {{
     auth_basic_user_file all;
     server {{
         listen 127.0.0.1:{port};
-        location ~ ^/pub/(.+)$ {{ nchan_publisher; nchan_channel_id $1; auth_basic_user_file publishers; }}
-        location ~ ^/sub/(.+)$ {{ nchan_subscriber websocket; nchan_channel_id $1; nchan_subscriber_first_message newest; }}
+        nchan_channel_id $1;
+        nchan_subscriber_first_message newest;
+        location ~ ^/pub/(.+)$ {{ nchan_publisher; auth_basic_user_file publishers; }}
+        location ~ ^/sub/(.+)$ {{ nchan_subscriber websocket; }}
         location = /ping {{ return 204; }}
     }}
 }}

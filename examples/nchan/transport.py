@@ -13,7 +13,7 @@ from .contract import ConnectError, PublishRefusedError, SubscribeRefusedError, 
 from .settings import Settings
 
 REFUSED = (401, 403, 413)
-PLAIN = {"close_timeout": 0.5, "compression": None, "max_size": None, "open_timeout": None, "proxy": None}
+PLAIN = {"close_timeout": 0.5, "compression": None, "max_size": None, "ping_interval": None, "proxy": None}
 name = partial(escape, mark="_", longest=200)
 
 
@@ -26,13 +26,12 @@ class BrokerTransport(Transport[Settings]):
         [target] = self.settings.targets()
         user, password = self.settings.login
         headers = {"Authorization": aiohttp.encode_basic_auth(user, password or "")} if user else {}
-        beat = self.settings.heartbeat
-        keepalive = {"ping_interval": beat / 3, "ping_timeout": beat / 3}
-        self._options: dict[str, Any] = {**PLAIN, **keepalive, "additional_headers": headers}
+        self._options: dict[str, Any] = {**PLAIN, "additional_headers": headers}
         self._address = f"//{target.host}:{target.port or 80}"
-        self._readers: dict[str, asyncio.Task[None]] = {}
-        timeout, one = aiohttp.ClientTimeout(beat), aiohttp.TCPConnector(limit=1)  # so that none overtakes another
-        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
+        self._reading: dict[str, tuple[websockets.ClientConnection, asyncio.Task[None]]] = {}
+        one = aiohttp.TCPConnector(limit=1)  # so that no request overtakes another
+        time = aiohttp.ClientTimeout(self.settings.heartbeat)
+        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=time)
         await self.ping()
 
     async def publish(self, topic: str, payload: bytes) -> None:
@@ -43,23 +42,24 @@ class BrokerTransport(Transport[Settings]):
             socket = await websockets.connect(f"ws:{self._address}/sub/{name(topic)}", **self._options)
         except websockets.InvalidStatus as error:
             raise (SubscribeRefusedError(str(error)) if error.response.status_code in REFUSED else error) from None
-        self._readers[topic] = asyncio.create_task(self._read(topic, socket))
+        self._reading[topic] = socket, asyncio.create_task(self._read(topic, socket))
 
     async def unsubscribe(self, topic: str) -> None:
         await self._stop(topic)
 
     async def ping(self) -> None:
         await self._request("GET", "/ping", b"", partial(ConnectError, refused=True))
+        await asyncio.gather(*[await socket.ping() for socket, _ in self._reading.values()])
 
     async def close(self) -> None:
         if self._session:
-            await asyncio.gather(*map(self._stop, list(self._readers)))
+            await asyncio.gather(*map(self._stop, list(self._reading)))
             await self._session.close()
 
     async def _stop(self, topic: str) -> None:
-        if reader := self._readers.pop(topic, None):
-            reader.cancel()
-            await asyncio.wait([reader])
+        if found := self._reading.pop(topic, None):
+            found[1].cancel()
+            await asyncio.wait(found[1:])
 
     async def _request(self, method: str, path: str, body: bytes, refusal: Callable[[str], Exception]) -> None:
         assert self._session

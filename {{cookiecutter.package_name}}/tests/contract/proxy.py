@@ -55,7 +55,7 @@ class Proxy:
         self.ports = dict(ports)
         self._targets = targets
         self._servers: dict[str, asyncio.Server] = {}
-        self._is_mute = False
+        self._mute: tuple[str, ...] = ()
         self._waiters: list[asyncio.Future[None]] = []
         self.connections: list[Connection] = []
         """Those that are open now, in the order in which they came."""
@@ -83,15 +83,18 @@ class Proxy:
                 server.close()
         await self._break([each for each in self.connections if each.name in names])
 
-    def mute(self) -> None:
-        """Forward nothing, and close nothing, until `heal`: the silence of a pulled cable."""
-        self._is_mute = True
+    def mute(self, *ways: str) -> None:
+        """Forward nothing, and close nothing, until `heal`: the silence of a pulled cable, or of one way, `in` or `out`.
+
+        That goes for connections that are still to come, too.
+        """
+        self._mute = ways or ("in", "out")
         for each in self.connections:
-            each.mute()
+            each.mute(*ways)
 
     async def heal(self) -> None:
         """Forward again, also what came meanwhile, and take connections."""
-        self._is_mute = False
+        self._mute = ()
         for each in self.connections:
             each.heal()
         for name in self._targets:
@@ -128,8 +131,8 @@ class Proxy:
     async def _serve(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(name, writer)
         self.connections.append(connection)
-        if self._is_mute:
-            connection.mute()
+        if self._mute:
+            connection.mute(*self._mute)
         self.accepted += 1
         self._tell()
         writers = [writer]

@@ -18,6 +18,15 @@ HIDDEN = "**********"
 _SHORT = 8
 """Characters; a shorter secret is hidden only where it stands alone, since it may be a part of any word."""
 
+_LONG = 10_000
+"""Characters; of a longer text, which a server or a client library may make of what it got, only the beginning is told.
+
+No secret is longer.
+"""
+
+_LONGEST_TRACEBACK = 100_000
+"""Characters; a longer one is not searched."""
+
 
 def is_secret(annotation: Any) -> bool:
     """Tell whether values of a type may hold a secret."""
@@ -45,14 +54,21 @@ def secrets_in(value: object) -> list[str]:
 
 def hide(text: str, secrets: Iterable[str]) -> str:
     """Return `text` without the secrets, also where they stand percent-encoded, percent-decoded or escaped."""
-    forms = {form for secret in secrets for form in _forms(secret)} - {""}
-    if not forms:
-        return text
-    patterns = [
-        rf"(?<!\w){re.escape(form)}(?!\w)" if len(form) < _SHORT else re.escape(form)
-        for form in sorted(forms, key=lambda form: (-len(form), form))
-    ]
-    return re.sub("|".join(patterns), HIDDEN, text)
+    pattern = _pattern(secrets)
+    return pattern.sub(HIDDEN, text) if pattern else text
+
+
+def tell(text: str, secrets: Iterable[str]) -> str:
+    """Return `text`, or the beginning of a long one, without the secrets."""
+    if len(text) <= _LONG:
+        return hide(text, secrets)
+    pattern = _pattern(secrets)
+    parts, end = [], 0
+    for found in pattern.finditer(text, 0, 2 * _LONG) if pattern else ():
+        if found.start() < _LONG:
+            parts += [text[end : found.start()], HIDDEN]
+            end = found.end()
+    return "".join([*parts, text[end:_LONG], " …"])
 
 
 def describe(error: BaseException, secrets: Iterable[str]) -> str:
@@ -62,7 +78,7 @@ def describe(error: BaseException, secrets: Iterable[str]) -> str:
     except BaseException:
         text = ""
     name = type(error).__name__
-    return f"{name}: {hide(text, secrets)}" if text else name
+    return f"{name}: {tell(text, secrets)}" if text else name
 
 
 def presentable(error: BaseException, secrets: Iterable[str]) -> bool:
@@ -71,7 +87,18 @@ def presentable(error: BaseException, secrets: Iterable[str]) -> bool:
         shown = "".join([*traceback.format_exception(error), *map(repr, chain(error))])
     except BaseException:
         return False
-    return hide(shown, secrets) == shown
+    return len(shown) <= _LONGEST_TRACEBACK and hide(shown, secrets) == shown
+
+
+def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
+    forms = {form for secret in secrets for form in _forms(secret)} - {""}
+    if not forms:
+        return None
+    patterns = [
+        rf"(?<!\w){re.escape(form)}(?!\w)" if len(form) < _SHORT else re.escape(form)
+        for form in sorted(forms, key=lambda form: (-len(form), form))
+    ]
+    return re.compile("|".join(patterns))
 
 
 def _forms(secret: str) -> Iterator[str]:

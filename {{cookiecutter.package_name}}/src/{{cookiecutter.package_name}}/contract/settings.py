@@ -264,14 +264,10 @@ class ConnectorSettings(BaseSettings):
         options = parse_qsl(address.rest.partition("?")[2])
         return found + [value for name, value in options if name in self.secret_options]
 
-    def redact(self, text: str) -> str:
-        """Return `text` without the secrets of these settings."""
-        return secrets.hide(text, self._secrets)
-
     def describe(self, error: BaseException) -> str:
         """Put `error` in words that hold no secret: its type and its text, or the text alone if it is a connector's own."""
         text = str(error).rstrip(".") if isinstance(error, ConnectorError) else ""
-        return self.redact(text) if text else secrets.describe(error, self._secrets)
+        return secrets.tell(text, self._secrets) if text else secrets.describe(error, self._secrets)
 
     def cause(self, error: BaseException) -> BaseException | None:
         """Return `error` to be chained as a cause, or None if its traceback would show a secret."""
