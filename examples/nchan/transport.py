@@ -30,8 +30,8 @@ class BrokerTransport(Transport[Settings]):
         self._address = f"//{target.host}:{target.port or 80}"
         self._reading: dict[str, tuple[websockets.ClientConnection, asyncio.Task[None]]] = {}
         one = aiohttp.TCPConnector(limit=1)  # so that no request overtakes another
-        time = aiohttp.ClientTimeout(self.settings.heartbeat)
-        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=time)
+        timeout = aiohttp.ClientTimeout(self.settings.heartbeat)
+        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
         await self.ping()
 
     async def publish(self, topic: str, payload: bytes) -> None:
