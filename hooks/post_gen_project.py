@@ -16,7 +16,7 @@ BLANK = """
     cd {package}
     tox run
 
-tox says which blank comes next, and checks each one that you fill in. All of them are in
+tox says which blank comes next, and checks each one that you fill in. You write these:
 
     src/{package}/transport.py - five methods that talk to your broker
     src/{package}/settings.py - what a user can set
