@@ -42,23 +42,23 @@ made by `tox run -e matrix`.
 
 HOSTS = """# Hosts on the connector, and on their own back ends
 
-Two servers of each host run on one broker, each a process with a client, and all clients are to hear what the first one
-sends. The back ends that hosts bring for Redis run beside the connector, on the same server. This page is made by
+Two servers of each host run on one broker, each a process with a client, and all clients should receive what the first one
+sends. The Redis back ends that hosts bring run beside the connector, on the same server. This page is made by
 `tox run -e hosts`.
 
 """
 OUTAGE = """## Through an outage
 
 The client sends 300 messages, 50 a second. After one second the broker is killed; it is back after three more. The table
-says how many messages were heard at each server.
+shows how many messages each server received.
 
 """
 COST = """
 ## What a message costs
 
-The client sends 400 messages, 400 a second, 25 times through each back end, by turns. The table has the CPU time of both
-servers for one message that is delivered to one client, the median of the 25; and how many connections to the broker a
-process holds.
+The client sends 400 messages, 400 a second, 25 times through each back end, with the back ends taking turns.
+The table shows the median CPU time of both servers per message delivered to one client, and how many connections to the
+broker a process holds.
 
 """
 
