@@ -226,6 +226,14 @@ def test_the_blank_project_is_an_honest_list_of_what_to_do(tools: Path, tmp_path
     assert "FAILS" not in verdicts(ended.stdout).values()
 
 
+def test_a_report_wants_no_cluster_of_a_broker_that_has_none(tools: Path, tmp_path: Path) -> None:
+    project = bake(tmp_path, preset="blank")
+    words = tool(tools, "py", "python"), "-m", "pytest", "--report", "--collect-only", "-q"
+    ended = run(*words, cwd=project, environment=FROM_SOURCE)
+    assert "test_figures.py" in ended.stdout
+    assert "test_cluster.py" not in ended.stdout
+
+
 def test_each_blank_that_is_filled_in_turns_its_clauses_on(tools: Path, tmp_path: Path) -> None:
     project = bake(tmp_path, preset="blank", broker_name="Redis")
     package, python = f"src/{project.name}", tool(tools, "py", "python")

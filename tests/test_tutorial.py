@@ -1,10 +1,13 @@
 """The tutorial leads to a connector: its files are those of `examples/nchan`, its screens are true, and the pack is green."""
 
+import ast
+import json
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import listing
 import pytest
 from baking import FROM_SOURCE, ROOT, bake, blocks, run, tox, verdicts
 
@@ -12,6 +15,7 @@ PAGE = "docs/tutorial.md"
 TUTORIAL = (ROOT / PAGE).read_text(encoding="utf-8")
 FINISHED = ROOT / "examples" / "nchan"
 
+FIRST_METHOD = "    async def connect("
 RETURN = "    return Settings(url=broker.url)\n"
 
 
@@ -35,13 +39,23 @@ def package(project: Path) -> Path:
 
 
 def fill_in(project: Path, *names: str) -> None:
-    """Write the transport as it is when these blanks are filled in and the others are not."""
+    """Do in the transport what the tutorial says, as far as these blanks; what they need comes to the end of the file."""
     finished = (FINISHED / "transport.py").read_text(encoding="utf-8")
-    open_ones = {"connect", "publish", "subscribe", "unsubscribe", "close"} - set(names)
-    for name in open_ones:
-        pattern = rf"(    async def {name}\([^\n]*\n)(?:(?:        [^\n]*)?\n)+?(?=    async def |\Z)"
-        finished = re.sub(pattern, r"\1        raise NotImplementedError\n\n", finished)
-    (package(project) / "transport.py").write_text(finished, encoding="utf-8")
+    text = (ROOT / "templates" / "presets" / "blank" / "transport.py").read_text(encoding="utf-8")
+    text = finished[: finished.index(FIRST_METHOD)] + text[text.index(FIRST_METHOD) :]
+    new, old = methods(finished), methods(text)
+    for name in names:
+        text = text.replace(old[name], new[name])
+    text += "".join(f"\n{method}\n" for name, method in new.items() if name not in old)
+    (package(project) / "transport.py").write_text(text, encoding="utf-8")
+
+
+def methods(text: str) -> dict[str, str]:
+    """Return the methods of the transport, by name."""
+    lines = text.splitlines()
+    [transport] = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+    found = [node for node in transport.body if isinstance(node, ast.AsyncFunctionDef)]
+    return {node.name: "\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in found}
 
 
 def what_is_next(project: Path) -> str:
@@ -74,6 +88,11 @@ def test_each_screen_says_what_the_next_step_is(tmp_path: Path) -> None:
     for step, names in enumerate([("connect", "close"), ("connect", "close", "publish")], 1):
         fill_in(project, *names)
         assert what_is_next(project) == told[step]
+
+
+def test_the_entry_for_the_list_has_what_the_list_takes() -> None:
+    [entry] = blocks(PAGE, "json")
+    assert tuple(json.loads(entry)) == listing.KEYS
 
 
 @pytest.mark.pack

@@ -21,7 +21,7 @@ http {{
         nchan_subscriber_first_message newest;
         location ~ ^/pub/(.+)$ {{ nchan_publisher; auth_basic_user_file publishers; }}
         location ~ ^/sub/(.+)$ {{ nchan_subscriber websocket; }}
-        location = /ping {{ return 204; }}
+        location = /ping {{ empty_gif; }}
     }}
 }}
 """

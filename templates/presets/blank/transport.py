@@ -4,7 +4,7 @@ Everything else is done for you: reconnecting, serialising, filtering, batching,
 client library does of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
 """
 
-from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape
+from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape  # noqa: F401
 from .settings import Settings
 
 
@@ -93,6 +93,3 @@ class BrokerTransport(Transport[Settings]):
         `await asyncio.to_thread(self.thread.join)`.
         """
         raise NotImplementedError
-
-
-__all__ = ["Bridge", "BrokerTransport", "ConnectError", "PublishRefusedError", "SubscribeRefusedError", "escape"]

@@ -67,7 +67,7 @@ CLAUSES = {
     "R6": Clause("subscribing, unsubscribing, closing work in an outage", ALL),
     "R7": Clause("a restart of the broker under load loses nothing", ALL),
     "R8": Clause("a dead first host blocks none of the others", TALK),
-    "R9": Clause("each new reason for staying away is told, with refused", TALK),
+    "R9": Clause("each new reason for staying away is told, with refused", CONNECT),
     "T1": Clause("what waits leaves together; a lone message at once", TALK),
     "T2": Clause("the event loop is never blocked for long", TALK),
     "T3": Clause("memory is bounded", TALK),

@@ -223,6 +223,7 @@ async def nodes(cluster: Cluster) -> AsyncIterator[list[Node]]:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.needs("clusters")
 @pytest.mark.production("cluster")
 @pytest.mark.clause("R4", "R8")
 @pytest.mark.parametrize("cluster", Broker.clusters, ids=lambda cluster: cluster.__name__, indirect=True)

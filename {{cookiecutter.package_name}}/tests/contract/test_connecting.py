@@ -38,7 +38,7 @@ async def test_connecting_twice_at_once_makes_one_connection(
     assert len(twice.readies.items) == 1
 
 
-@pytest.mark.clause("L2", "R2")
+@pytest.mark.clause("R2")
 async def test_handlers_of_events_come_and_go(node: MakeNode, proxy: Proxy, through: dict[str, Any]) -> None:
     connector: Node = await node(connect=False, noisy=True, **through)
     always, once, never = Log(), Log(), Log()
@@ -81,6 +81,7 @@ async def test_a_client_that_never_returns_is_given_up_in_time(node: MakeNode) -
     assert connector.called("close") == 1
 
 
+@pytest.mark.real
 @pytest.mark.clause("L3", "L9", "R9")
 async def test_a_wrong_password_is_refused_and_not_shown(node: MakeNode, given: Settings, serve: Serve) -> None:
     wrong: dict[str, Any] = {"username": "node", "password": "wr0ng-passw0rd"}
