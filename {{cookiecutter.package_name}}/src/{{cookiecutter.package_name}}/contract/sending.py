@@ -217,7 +217,7 @@ class Sender:
         """The lanes with a frame in flight, and its bytes."""
         self._flying_bytes = 0
         self._most_flying = inf if keeps_messages else JOINED_BYTES
-        """Beyond this many bytes, frames are small: other brokers cut off a node that reads more slowly than we send."""
+        """Beyond this many bytes, frames are small: other brokers cut off nodes that read more slowly than we send."""
         self._forgotten: dict[int, tuple[int, int]] = {}
         self._removed = 0
         """How many topics were forgotten since the table of topics was made."""

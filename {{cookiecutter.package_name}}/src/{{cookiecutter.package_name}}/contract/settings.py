@@ -125,9 +125,9 @@ class ConnectorSettings(BaseSettings):
     def from_config(cls, path: str | Path) -> Self:
         """Return the settings in a file; the others come from the environment.
 
-        In YAML (`.yaml`, `.yml`) and JSON (`.json`) they are at `plugins: message: options`, as in hosts like deepstream,
-        and `${NAME}` in a text is replaced by a variable of the environment. A file of another name has lines for the
-        environment.
+        In YAML (`.yaml`, `.yml`) and JSON (`.json`) they are at `plugins: message: options`, as in deepstream's kind of
+        hosts, and `${NAME}` in a text is replaced by a variable of the environment. A file of another name has lines
+        for the environment.
 
         Raises:
             OSError: the file cannot be read.
