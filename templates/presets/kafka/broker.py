@@ -54,7 +54,7 @@ class Broker(Server):
     options: Sequence[str] = ()
     """Further options for Java."""
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
-    """Who may enter at `login_port`, with which password, without any rights at first."""
+    """The users at `login_port` and their passwords; they have no rights at first."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

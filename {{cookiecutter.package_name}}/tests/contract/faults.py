@@ -147,7 +147,7 @@ def forged(
 async def pauses(step: float = 0) -> AsyncIterator[Log]:
     """Measure how long other tasks keep the event loop without a break, in seconds of the thread's own time.
 
-    It is looked at in every turn of the loop, or every `step` seconds; then two or three turns count as one.
+    It is measured in every turn of the loop, or every `step` seconds; then two or three turns count as one.
 
     The garbage collector rests meanwhile: its time depends on what the whole test run has piled up.
     """

@@ -1,4 +1,4 @@
-"""Chapter E: who is told of an error, and what."""
+"""Chapter E: who gets which error, and what it says."""
 
 import asyncio
 import gc

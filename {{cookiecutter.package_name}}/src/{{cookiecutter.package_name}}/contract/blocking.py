@@ -222,7 +222,7 @@ class ConnectorThread(Generic[S]):
         self._aside = DaemonThreads()
         self._loop.set_default_executor(self._aside)
         self._loop.call_soon(connector.start, context=Context())
-        atexit.register(self._close_at_exit)  # now, so that it runs before those of client libraries
+        atexit.register(self._close_at_exit)  # now, so that it runs before client libraries' handlers
         self._at_exit = Finalize(None, self._close_at_exit, exitpriority=0)  # at the end of a `multiprocessing` process
         self._at_drop = weakref.finalize(user, self._drop)
         self._at_drop.atexit = False

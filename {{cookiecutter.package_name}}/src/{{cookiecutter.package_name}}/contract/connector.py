@@ -242,7 +242,7 @@ class MessageConnector(Generic[S]):
     def log_unsent(self, error: Exception | None) -> None:
         """Log how many messages others may miss: at once, then once a second at most, and when the connector closes.
 
-        A callback for `publish_nowait`. A host also calls it with the error that it raised, if users must not see that.
+        A callback for `publish_nowait`. A host also calls it with what that raised, if its users must not see it.
         """
         if error:
             self._events.log_unsent(error)

@@ -51,7 +51,7 @@ class AttemptFailed(Exception):
 
 
 class Link(Generic[S]):
-    """Keeps one connection up, and reports the begin and end of each.
+    """Keeps one connection up, and reports when each begins and ends.
 
     Arguments:
         transport_class: makes the transport of each connection.

@@ -87,7 +87,7 @@ class NodeInbox:
             self.repair.changed()
 
     def forget(self, topic: str) -> None:
-        """Take no more messages on a topic, and start again when somebody listens to it again."""
+        """Take no more messages on a topic, and start afresh when somebody listens to it again."""
         self._receiver.forget(topic)
         topic = self._shards.coarse(topic)
         if flood := self._floods.pop(topic, None):

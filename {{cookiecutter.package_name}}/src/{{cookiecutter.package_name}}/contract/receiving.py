@@ -582,7 +582,7 @@ class Receiver:
         return now - gap.since > patience
 
     def _give_up(self, gap: Gap) -> list[Effect]:
-        """Count as lost what is missing, and go on with what is held; forget a sender of which nothing was heard."""
+        """Count as lost what is missing, and go on with what is held; forget a sender known only by its number."""
         stream = gap.stream
         if stream.due is None or stream.is_new:
             if not gap.held:

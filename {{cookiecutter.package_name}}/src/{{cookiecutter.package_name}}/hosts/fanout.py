@@ -150,8 +150,8 @@ class Events:
     Cancelling the wait loses no event. Several subscribers get the same objects: change none.
 
     Raises:
-        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they were lost
-            in an outage. The iteration can go on, with the events that came later.
+        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they could not be
+            repaired after an outage. The iteration can go on, with the events that came later.
         ClosedError: the iteration had ended, and is begun again.
     """
 
