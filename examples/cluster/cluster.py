@@ -37,7 +37,7 @@ async def keep_broker(port: int) -> None:
 
 async def main(first_port: int) -> None:
     for port in range(first_port, first_port + NODES + 1):
-        socket.create_server(("127.0.0.1", port)).close()  # which raises if it is taken
+        socket.create_server(("127.0.0.1", port)).close()  # raises if it is taken
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGUSR1, lambda *_: processes[BROKER].kill() if processes[BROKER].returncode is None else None)
     async with asyncio.TaskGroup() as group:

@@ -87,7 +87,7 @@ class Node:
             page.put_nowait(self.state() if is_slow else event)  # all that waited is in the state, too
 
     async def beat(self) -> None:
-        """Tell once a second who is here, and ten times a second, if somebody wants that, that we talk."""
+        """Announce who is here once a second, and if asked to, that we talk, ten times a second."""
         for turn in range(sys.maxsize):
             if turn % 10 == 0:
                 self.publish("people", people=sorted(filter(None, self.pages.values())))

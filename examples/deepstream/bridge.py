@@ -1,6 +1,6 @@
 """A bridge to deepstream servers of version 2 and their own connector, `deepstream.io-msg-redis`.
 
-`python bridge.py OLD_REDIS_URL`; where the new cluster is, the settings of the connector say. Events go both ways.
+`python bridge.py OLD_REDIS_URL`; the settings of the connector say where the new cluster is. Events go both ways.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ logger = logging.getLogger("bridge")
 
 
 class OldWire:
-    """The wire of the old connector: a message is a JSON object, in which `_s` names the sender. Nothing is numbered."""
+    """The wire of the old connector: a message is a JSON object, in which `_s` names the sender. It has no numbers."""
 
     def __init__(self, url: str) -> None:
         self._id = f"bridge-{uuid4().hex}"
@@ -77,7 +77,7 @@ class OldWire:
                 await asyncio.sleep(PAUSE)
 
     def _read(self, payload: bytes) -> Message | None:
-        """Return the message without its sender, or None if it is our own or none at all."""
+        """Return the message without its sender, or None if it is our own or not a message."""
         try:
             message = json.loads(payload)
             return message if message.pop("_s", None) != self._id else None
@@ -120,7 +120,7 @@ def typed(value: Any) -> str:
 
 
 def untyped(text: str) -> Any:
-    """Return the value of such a text; what is undefined in JavaScript is None."""
+    """Return the value of such a text; JavaScript's undefined becomes None."""
     constants = {"L": None, "U": None, "T": True, "F": False}
     kind, rest = text[:1], text[1:]
     if kind in constants:
@@ -138,7 +138,7 @@ def guarded(side: str) -> Iterator[None]:
 
 
 async def bridge(connector: Connector, old: OldWire) -> None:
-    """Carry events both ways, until cancelled. The old wire drops what is ours by `_s`, the connector by itself."""
+    """Carry events both ways, until cancelled. The old wire drops our own by `_s`, the connector by itself."""
 
     async def from_old() -> None:
         async with aclosing(old.messages(OLD_EVENTS)) as messages:

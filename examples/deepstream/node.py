@@ -19,7 +19,7 @@ CLUSTER = "CLUSTER"
 STATE = "STATE_REGISTRY"
 
 STATUS_SECONDS = 2.0
-"""How often a node tells that it is there; after 6 s of silence, the others take it for gone."""
+"""How often a node announces itself; after 6 s of silence, the others consider it gone."""
 
 logger = logging.getLogger("node")
 
@@ -38,7 +38,7 @@ class Code(IntEnum):
 
 
 class Registry(IntEnum):
-    """What the nodes know of one another's clients."""
+    """What the nodes know about one another's clients."""
 
     EVENTS = 11
     PROCEDURES = 13
@@ -110,7 +110,7 @@ class Node:
         await self._send(Topic.EVENT, Code.EVENT, EMIT, name=event, data=to_text(data))
 
     async def listen(self, event: str, listener: Listener) -> None:
-        """Have `listener` called with the data of each event of this name."""
+        """Call `listener` with the data of each event of this name."""
         self._listeners.setdefault(event, []).append(listener)
         await self._tell_state(Registry.EVENTS, State.ADD, name=event)
 
@@ -135,7 +135,7 @@ class Node:
         await self._send(where, Code.STATE, action, registryTopic=int(registry), **fields)
 
     async def _tell_status(self) -> None:
-        """Tell again and again that this node is there; with this score it never leads, since it gives out no locks."""
+        """Announce this node again and again; with this score it never leads, since it gives out no locks."""
         while True:
             with suppress(self.connector.errors.ConnectorError):
                 await self._send(

@@ -23,7 +23,7 @@ PATIENCE = 30.0
 
 NODE = 18
 NPM = 10
-"""The first that can put one package in the place of another that comes from Git; an older one can fetch it."""
+"""The first release that can replace a package that comes from Git; an older one can fetch it."""
 BOUNDS = {
     "npm_config_fetch_retries": "1",
     "npm_config_fetch_retry_mintimeout": "100",
@@ -35,7 +35,7 @@ NEEDED = f"Node {NODE} or later and npm are needed: apt-get install nodejs npm"
 
 
 def without(what: str) -> NoReturn:
-    """Skip the tests for want of something, unless nothing may be left out."""
+    """Skip the tests because something is missing, unless nothing may be left out."""
     if os.environ.get("REQUIRE_BROKERS") == "1":
         pytest.fail(what)
     pytest.skip(what)
@@ -64,10 +64,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def install_packages(npm: str, folder: Path) -> None:
-    """Install what `package.json` names; end within a bound, and leave no process behind."""
+    """Install what `package.json` names; end within a time limit, and leave no process behind."""
     install = "npm install --ignore-scripts --no-audit --no-fund --no-package-lock"
     command, where = install.split(), folder
-    if release(npm) < NPM:  # from elsewhere, since it would look at the package.json first
+    if release(npm) < NPM:  # run elsewhere, since it would read the package.json first
         there = f"cd {shlex.quote(str(folder))} && {install}"
         command, where = ["npm", "exec", "--yes", f"--package=npm@{NPM}", "--call", there], folder.parent
     process = subprocess.Popen(
@@ -102,7 +102,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class Program:
-    """A child process that says what happens in lines of JSON, and is told what to do in such lines."""
+    """A child process that reports in lines of JSON, and takes commands in such lines."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -121,7 +121,7 @@ class Program:
             self._news.set()
 
     async def until(self, condition: Callable[[], Any], wanted: str) -> None:
-        """Return when what was said fulfils a condition."""
+        """Return when its reports fulfil a condition."""
         try:
             async with asyncio.timeout(PATIENCE):
                 while not condition():
@@ -147,7 +147,7 @@ class Program:
         await self.until(lambda: len(self.heard(name)) >= count, f"{count} of {name}")
 
     async def call(self, name: str, data: Any) -> dict[str, Any]:
-        """Call a procedure, and return what comes of it."""
+        """Call a procedure, and return the outcome."""
         before = len(self.said)
         self.tell("call", name, data)
 
@@ -176,12 +176,12 @@ class World:
     def __init__(self, broker: Any, programs: Path, closing: AsyncExitStack) -> None:
         self.broker = broker
         self.errors: list[Exception] = []
-        """What the connector of the Python node has told."""
+        """The events of the Python node's connector."""
         self._closing = closing
         self._programs = programs
 
     async def start(self, *command: str | int | Path, **environment: str) -> Program:
-        """Start a program, with more in its environment than this one has."""
+        """Start a program, with additions to this one's environment."""
         from tests.contract.server import DYING_WITH_PARENT
 
         process = await asyncio.create_subprocess_exec(
@@ -210,7 +210,7 @@ class World:
         return server, client
 
     async def old_server(self, name: str) -> Program:
-        """Start a deepstream server 2.4, whose client is inside."""
+        """Start a deepstream server 2.4, with its client inside."""
         server = await self.start("node", "tests/old-server.js", name, self.broker.port)
         await server.until_line("ready")
         return server
@@ -240,7 +240,7 @@ async def world(programs: Path, tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def eventually(condition: Callable[[], Any], wanted: Callable[[], Any]) -> None:
-    """Return when a condition holds that no event tells of."""
+    """Return when a condition holds that no event reports."""
     try:
         async with asyncio.timeout(PATIENCE):
             while not condition():

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio
 SECONDS_AWAY = 3.0
 EVERY = 0.02
 QUIET = 4 * PATIENCE
-"""A heartbeat within which no number is told unasked."""
+"""A heartbeat within which no number is announced unasked."""
 KINDS = ("", "messages", "again", "answer", "control")
 
 
@@ -122,7 +122,7 @@ async def test_nothing_is_lost_when_the_broker_restarts_under_load(world: World)
             await asyncio.sleep(EVERY)
 
     await emit_for(0.5)
-    world.broker.freeze()  # so that it dies with something on its way
+    world.broker.freeze()  # so that it dies with something in flight
     await emit_for(0.2)
     await asyncio.to_thread(world.broker.stop)
     await emit_for(SECONDS_AWAY)
@@ -334,7 +334,7 @@ def event(sender: str, name: str, data: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def frames_on(world: World, topic: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-    """Give all frames that travel on a topic in the block, each with the name of its kind."""
+    """Collect all frames on a topic during the block, each with the name of its kind."""
     seen: list[tuple[str, bytes]] = []
 
     async def read(subscription: Any) -> None:

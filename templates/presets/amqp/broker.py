@@ -23,7 +23,7 @@ DEFINITIONS = {
     ],
 }
 LARGEST = 2_000_000
-"""What the server takes, in bytes."""
+"""The most that the server takes, in bytes."""
 
 
 class Broker(RabbitMQ):

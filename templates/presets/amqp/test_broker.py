@@ -1,4 +1,4 @@
-"""What is special about AMQP: rights, large messages, queues that are left, and a broker that is short of memory."""
+"""What is special about AMQP: rights, large messages, queues left behind, and a broker that is short of memory."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -146,7 +146,7 @@ async def test_a_broker_that_is_short_of_memory_is_not_gone(own: Broker, node: M
 
 
 def way_to(broker: Settings, ways: list[asyncio.Event]) -> Callable[..., Awaitable[None]]:
-    """Return a server's handler that forwards to the broker; each connection flows while its one of the `ways` is set."""
+    """Return a server's handler that forwards to the broker; each connection flows while its event in `ways` is set."""
     address = broker.url.get_secret_value().rpartition("@")[2].partition("/")[0]
 
     async def forward(way: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""How messages travel through AMQP 0-9-1: a topic exchange, and one queue a node."""
+"""How messages travel through AMQP 0-9-1: a topic exchange, and one queue per node."""
 
 import asyncio
 import logging
@@ -32,7 +32,7 @@ AT_A_TIME = 32  # publishes, each on a channel of its own, since the broker clos
 
 
 class BrokerTransport(Transport[Settings]):
-    """One connection to send and one to receive: a broker that is short of memory stops reading from who sends.
+    """One connection to send and one to receive: a broker that is short of memory stops reading from senders.
 
     A routing key is an escaped topic, in which nothing is special. The queue ends with its connection.
     """
@@ -50,7 +50,7 @@ class BrokerTransport(Transport[Settings]):
 
     async def _open(self) -> None:
         if LOG.level == logging.NOTSET:
-            LOG.setLevel(logging.CRITICAL)  # it warns of what the connector tells as events, or does itself
+            LOG.setLevel(logging.CRITICAL)  # it warns of what the connector reports as events, or does itself
         settings = self.settings
         self.max_frame_bytes = settings.max_frame_bytes
         self._topics: dict[str, str] = {}
@@ -121,12 +121,12 @@ class BrokerTransport(Transport[Settings]):
             await asyncio.wait(closing)
 
     async def _in_turn(self, method: str, key: str) -> None:
-        """Bind or unbind; not to be cancelled, since that costs the channel, and on another the next may overtake it."""
+        """Bind or unbind; never cancelled: that costs the channel, and on another one the next call may overtake it."""
         async with self._turn:
             await getattr(await self._binder(), method)(self._queue, self.settings.exchange, key)
 
     async def _binder(self) -> AbstractChannel:
-        """Return the channel for what the broker may refuse, which costs the channel; the queue's is another."""
+        """Return the channel for requests that the broker may refuse: that ends the channel; the queue has another."""
         if self._binding is None or self._binding.is_closed:
             self._binding = await self._receiving.channel(publisher_confirms=False)
         return self._binding
@@ -144,7 +144,7 @@ class BrokerTransport(Transport[Settings]):
 
 
 def _url(settings: Settings) -> str:
-    """Return the settings in the words of aiormq, with nothing that anybody could read differently."""
+    """Return the settings as a url for aiormq, which it can read in only one way."""
     host, port = settings.targets()[0]
     place = Target(host, port or (5671 if settings.uses_tls else 5672))
     login = ":".join(quote(part or "guest", safe="") for part in settings.login)
@@ -154,7 +154,7 @@ def _url(settings: Settings) -> str:
 
 
 class Connection(aiormq.Connection, aiormq.TransportFactory):
-    """One that notices silence within about two heartbeats of the broker, and whose socket can be closed at once."""
+    """A connection that notices silence within about two AMQP heartbeats, and whose socket can be closed at once."""
 
     HEARTBEAT_GRACE_MULTIPLIER = 1
     _socket: asyncio.StreamWriter | None = None
@@ -184,7 +184,7 @@ class Connection(aiormq.Connection, aiormq.TransportFactory):
 
 
 class Reader(asyncio.StreamReader):
-    """One that keeps no more than a frame, whatever length the broker speaks of."""
+    """A reader that keeps no more than a frame, whatever length the broker claims."""
 
     async def readexactly(self, n: int) -> bytes:
         if n > LARGEST:

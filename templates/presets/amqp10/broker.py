@@ -30,33 +30,33 @@ from proton.utils import BlockingConnection
 from .contract.public import READY_WITHIN, Cluster, RabbitMQ, Server, fetch, free_port, java
 
 USERS = {"guest": "guest", "limited": "s3cr3t", "reader": "s3cr3t"}
-"""Who may enter; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all.
+"""The users; `limited` may do all with the topic `allowed`, `reader` may receive it, `guest` may do all.
 
 On RabbitMQ, whose plugin breaks the connection to refuse a subscription, `limited` has the control topic, too.
 """
 
 LARGEST = 2_000_000
-"""What RabbitMQ takes, in bytes."""
+"""The most that RabbitMQ takes, in bytes."""
 
 SILENCE = 8
-"""Seconds after which Artemis lets go of who is silent."""
+"""Seconds after which Artemis drops a silent client."""
 
 SASL = b"AMQP\x03\x01\x00\x00"
 MECHANISMS = "MSSBCBS", "PLAIN", "ANONYMOUS", "EXTERNAL"
-"""With what a login by AMQP begins, and which kinds of it Azure Service Bus offers."""
+"""How a login with AMQP begins, and the kinds of it that Azure Service Bus offers."""
 
 ERROR = "<Error><Code>{}</Code><Detail>{}</Detail></Error>"
 ENTRY = """<entry xmlns="http://www.w3.org/2005/Atom"><title type="text">{}</title><content type="application/xml">
 <SubscriptionDescription xmlns="http://schemas.microsoft.com/netservices/2010/10/servicebus/connect">
 <LockDuration>PT1M</LockDuration><RequiresSession>false</RequiresSession><Status>Active</Status>
 </SubscriptionDescription></content></entry>"""
-"""What the management of Azure Service Bus answers."""
+"""An answer of Azure Service Bus's management."""
 
 LOGIN_MODULE = """
 org.apache.activemq.artemis.spi.core.security.jaas.{0}LoginModule sufficient
     reload=true org.apache.activemq.jaas.{1}.{2}="{3}" org.apache.activemq.jaas.{1}.role="roles";
 """
-"""How Artemis is told of users: those who have a password, or a certificate."""
+"""Artemis's configuration of users: those with a password, or with a certificate."""
 
 ACTIVEMQ = """
 import java.util.*;
@@ -97,7 +97,7 @@ public class Start {
 
 
 class AmqpServer(Server):
-    """One that is ready when it lets a client in, rather than listens."""
+    """A server that is ready only once it lets a client in."""
 
     kind: Literal["artemis", "activemq", "qpid", "rabbitmq"]
 
@@ -124,14 +124,14 @@ class AmqpServer(Server):
 
 
 class JavaServer(AmqpServer):
-    """One that Maven fetches."""
+    """A server that Maven fetches."""
 
     release: ClassVar[str]
     artifacts: ClassVar[tuple[str, ...]]
 
     @classmethod
     def fetch(cls) -> Path:
-        """Return the folder where the server lies, which Maven fetches the first time."""
+        """Return the folder of the server, which Maven fetches the first time."""
         return fetch(cls.release.lower().replace(" ", "-"), *cls.artifacts)
 
     def version(self) -> str:
@@ -144,7 +144,7 @@ class JavaServer(AmqpServer):
 
 
 class Broker(JavaServer):
-    """Apache Artemis, which makes addresses as they are needed."""
+    """Apache Artemis, which creates addresses as they are needed."""
 
     workers = 2
     speaks_tls = True
@@ -163,7 +163,7 @@ class Broker(JavaServer):
         if self.certificate:
             return
         connection = self.connect(timeout=READY_WITHIN)
-        connection.create_receiver("first")  # what Java does for the first time takes longer than a heartbeat may
+        connection.create_receiver("first")  # Java's first time takes longer than a heartbeat may
         connection.create_sender("first").send(Message("first"))
         connection.close()
 
@@ -187,7 +187,7 @@ class Broker(JavaServer):
         (self.folder / "users").write_text(f"{self.login[0]}={password}")
 
     def tls(self) -> str:
-        """Return what the acceptor is told of TLS."""
+        """Return the acceptor's options for TLS."""
         if self.certificate is None:
             return ""
         stores = self.folder / "stores"
@@ -232,7 +232,7 @@ class Broker(JavaServer):
 
 
 class Half(Broker):
-    """One of two that have one store: that which has its lock serves, and the other waits."""
+    """One of two servers with one store: the one that holds its lock serves, and the other waits."""
 
     protocols = "AMQP,CORE"
     shared: Path
@@ -419,14 +419,14 @@ class Entities:
     """What Azure Service Bus has: topics with their subscriptions, and policies with a key and rights."""
 
     topics: dict[str, dict[str, list[bytes]]]
-    """For each topic, what waits in each of its subscriptions."""
+    """For each topic, the messages that wait in each of its subscriptions."""
     policies: dict[str, tuple[str, set[str]]]
     sessions: set[str] = field(default_factory=set)
     """Subscriptions that require sessions."""
     silence: float = 120
-    """Seconds after which it lets go of who is silent."""
+    """Seconds after which it drops a silent client."""
     busy: int = 0
-    """So many messages it will reject since it is busy."""
+    """How many messages it will reject as busy."""
 
 
 class ServiceBus(asyncio.Protocol):
@@ -442,7 +442,7 @@ class ServiceBus(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._engine, self._events, self._connection = Transport(Transport.SERVER), Collector(), Connection()
         self._engine.max_frame_size, self._engine.channel_max = 65536, 4999
-        self._engine.idle_timeout = 2 * entities.silence  # of which proton tells the half, as the standard has it
+        self._engine.idle_timeout = 2 * entities.silence  # of which proton announces half, as the standard has it
         self._connection.collect(self._events)
         self._engine.bind(self._connection)
         self._input, self._rights, self._has_login = b"", set[str](), False
@@ -450,7 +450,7 @@ class ServiceBus(asyncio.Protocol):
         self._heard = self._loop.time()
         self.mechanism = ""
         self.looks = 0
-        """How often it has looked whether the client is silent: ten times in the time that it bears."""
+        """How often it has checked whether the client is silent: ten times in the allowed time."""
 
     def connection_made(self, socket: asyncio.BaseTransport) -> None:
         assert isinstance(socket, asyncio.Transport)
@@ -617,7 +617,7 @@ class ServiceBus(asyncio.Protocol):
 
 
 class Management:
-    """A stand-in for what makes and deletes the subscriptions of Azure Service Bus, by HTTP."""
+    """A stand-in for the management of Azure Service Bus's subscriptions, over HTTP."""
 
     def __init__(self, entities: Entities) -> None:
         self._entities = entities

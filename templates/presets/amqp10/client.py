@@ -34,40 +34,40 @@ READ = 128 * 1024
 """The largest frame of AMQP that the broker may send, in bytes; a message may have many."""
 
 TOPIC = symbol("topic")
-"""What Artemis makes of an address that is new; it would be a queue, whose messages have one receiver each."""
+"""What Artemis makes of a new address; otherwise a queue, whose messages have one receiver each."""
 
 TOO_LARGE = Condition("amqp:link:message-size-exceeded", "it is larger than the broker takes")
 LARGE = TOO_LARGE.name, "larger than configured max size"
-"""By what a refusal is known for one of too large a message: AMQP's name for it, and RabbitMQ's text."""
+"""The marks of a refusal for too large a message: AMQP's name for it, and RabbitMQ's text."""
 
 PASSING = {
     *("amqp:internal-error", "amqp:resource-limit-exceeded", "amqp:illegal-state", "amqp:link:detach-forced"),
     *("com.microsoft:server-busy", "com.microsoft:timeout"),
 }
-"""What a broker may not say again when it is asked again; all else is a refusal."""
+"""Errors that may not come again when the request is repeated; all else is a refusal."""
 
 SHUT_OUT = "amqp:unauthorized-access"
-"""By what a refusal to let us in is known."""
+"""The mark of a refused login."""
 
 NO_RIGHT = "AMQ229032", "AMQ229213"
-"""By what Artemis's internal errors are known for refusals, when an address, or a queue of one, may not be made."""
+"""The marks of Artemis's internal errors that are refusals, when an address, or a queue of one, may not be created."""
 
 NO_LOGIN = "AMQ229031"
-"""By what is known that Artemis no longer accepts the login of a connection, whose password has changed since."""
+"""The mark that Artemis no longer accepts the login of a connection, since its password has changed."""
 
 
 KEPT = timedelta(minutes=5)
-"""For how long a subscription that a node has made at Service Bus keeps messages, and lives without the node."""
+"""For how long a node's subscription at Service Bus keeps messages, and outlives the node."""
 
 REFUSALS = {400, 401, 403, 404}
-"""What its management answers where asking again is in vain."""
+"""Its management's answers where asking again is futile."""
 
 
 class Client(asyncio.Protocol):
     """One connection, all of it on the event loop's thread.
 
     Arguments:
-        settings: where the broker is, and who enters.
+        settings: where the broker is, and the login.
         handler: its methods `on_...` are called with proton's events.
         lost: called with the error when the connection has ended, or will; perhaps more than once.
     """
@@ -86,7 +86,7 @@ class Client(asyncio.Protocol):
         self.connection.hostname = settings.virtual_host or settings.host_name
 
     async def open(self) -> None:
-        """Connect, and begin to log in; whether the broker lets us in, its first answer shows."""
+        """Connect, and begin to log in; the broker's first answer shows whether it accepts that."""
         [target, *_], tls = self._settings.targets(), None
         if self._settings.uses_tls:
             tls = await asyncio.to_thread(ssl_context, self._settings)
@@ -118,7 +118,7 @@ class Client(asyncio.Protocol):
             self._keep_alive(silence / 4)
 
     def flush_soon(self) -> None:
-        """Send what is to be sent, with what the loop's other callbacks of this turn have to send."""
+        """Send what is to be sent, together with that of the loop's other callbacks in this turn."""
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self.flush)
@@ -153,10 +153,10 @@ class Client(asyncio.Protocol):
         self._lost(error or ConnectionError("the broker has closed the connection"))
 
     async def close(self) -> None:
-        """Say good-bye, if the broker hears it, and let go of the connection."""
+        """Say goodbye, if the broker hears it, and release the connection."""
         self.connection.close()
         self.flush()
-        hears = bool(self.connection.state & Endpoint.REMOTE_ACTIVE)  # who has never answered will not do so now
+        hears = bool(self.connection.state & Endpoint.REMOTE_ACTIVE)  # one that never answered will not do so now
         for patience in (0.4 if hears else 0, 0.4) if self._socket else ():
             await asyncio.wait((self._ended,), timeout=patience)
             if self._socket:
@@ -176,7 +176,7 @@ class Client(asyncio.Protocol):
         self._timer = self._loop.call_later(period, self._keep_alive, period)
 
     def link(self, topic: str, receives: bool) -> Link:
-        """Open a link, in a session of its own, by which messages of `topic` are received, at most once, or sent."""
+        """Open a link, in a session of its own, that receives messages of `topic`, at most once, or sends them."""
         session = self.connection.session()
         session.open()
         link = session.receiver(uuid4().hex) if receives else session.sender(uuid4().hex)
@@ -189,14 +189,14 @@ class Client(asyncio.Protocol):
         return link
 
     def make_subscription(self, topic: str) -> None:
-        """Have Service Bus make this node's subscription of a topic, unless it is there; in another thread.
+        """Have Service Bus create this node's subscription to a topic, unless it is there; in another thread.
 
         Raises `SubscribeRefusedError` where there is no such topic, or the policy has no right to manage it.
         """
         self._manage("create", topic, {409}, default_message_time_to_live=KEPT, auto_delete_on_idle=KEPT)
 
     def delete_subscription(self, topic: str) -> None:
-        """Have Service Bus delete this node's subscription of a topic, if it is there; in another thread."""
+        """Have Service Bus delete this node's subscription to a topic, if it is there; in another thread."""
         self._manage("delete", topic, {404})
 
     def _manage(self, verb: str, topic: str, fine: set[int], **options: Any) -> None:
@@ -221,7 +221,7 @@ class Client(asyncio.Protocol):
 
 
 def error_of(condition: Condition | None, refusal: type[Exception] = ConnectionError) -> Exception:
-    """Return what the broker has said as an error: a refusal, or one that may pass."""
+    """Return the broker's answer as an error: a refusal, or one that may pass."""
     if condition is None:
         return ConnectionError("the broker gave no reason")
     text = f"{condition.name}: {condition.description}"
@@ -233,18 +233,18 @@ def error_of(condition: Condition | None, refusal: type[Exception] = ConnectionE
 
 
 def verdict(delivery: Delivery, server: str) -> Exception | None:
-    """Return what the broker has made of a message: None, if it has accepted it."""
+    """Return None if the broker has accepted a message, else the error."""
     if delivery.remote_state == Delivery.ACCEPTED:
         return None
     if delivery.remote_state == Delivery.REJECTED:
         return error_of(delivery.remote.condition or Condition("amqp:rejected"), PublishRefusedError)
     if delivery.remote_state == Delivery.RELEASED and server == "rabbitmq":
-        return None  # so it says that nobody has subscribed
+        return None  # it means that nobody has subscribed
     return ConnectionError("the broker gave the message back")
 
 
 def payload_of(data: bytes) -> bytes:
-    """Return what a message holds; all that came, if it is none of ours."""
+    """Return the payload of a message; all that came, if it is not one of ours."""
     message = Message()
     try:
         message.decode(data)

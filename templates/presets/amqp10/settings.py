@@ -13,10 +13,10 @@ PREFIXES = {
     "rabbitmq": "/topic/deepstream.",
     "servicebus": "deepstream.",
 }
-"""What comes before a topic in an address, by the kind of the server."""
+"""The prefix of a topic's address, by the kind of the server."""
 
 LONGEST_NAME = 150
-"""Characters of a topic's name; with a prefix, it is to fit into the 255 of a routing key."""
+"""Characters of a topic's name; with a prefix, it must fit into the 255 of a routing key."""
 
 
 class Settings(TlsSettings):

@@ -72,7 +72,7 @@ async def gate(other: AmqpServer) -> AsyncIterator[Proxy]:
 
 
 def limited(server: AmqpServer, user: str = "limited", password: str = "s3cr3t") -> dict[str, Any]:
-    """The settings with which another user than guest enters a server."""
+    """The settings for a user other than guest."""
     return {
         "url": server.url.replace("guest:guest@", ""),
         "server": server.kind,
@@ -82,7 +82,7 @@ def limited(server: AmqpServer, user: str = "limited", password: str = "s3cr3t")
 
 
 async def manage(broker: Broker, resource: str, operation: str, *arguments: object) -> Any:
-    """Have Artemis do something that is no business of a connector's; return its answer, or None if it cannot."""
+    """Have Artemis do something that a connector never asks for; return its answer, or None if it cannot."""
 
     def ask() -> Any:
         connection = broker.connect(PATIENCE)
@@ -263,7 +263,7 @@ async def test_nobody_says_good_bye_to_a_host_that_has_never_answered(change: Ch
         connecting = asyncio.ensure_future(wire.transport.connect())
         await asyncio.wait((connecting,), timeout=0.1)
         connecting.cancel()
-        async with asyncio.timeout(0.3):  # what it takes is taken from the other hosts
+        async with asyncio.timeout(0.3):  # it takes this time from the other hosts
             await wire.transport.close()
 
 

@@ -11,12 +11,12 @@ from .client import NO_LOGIN, TOO_LARGE, Client, error_of, payload_of, verdict
 from .contract import PublishRefusedError, Receipt, SubscribeRefusedError, Transport
 from .settings import PREFIXES, Settings
 
-CREDIT = 200  # messages of a topic that the broker may have on their way
-UNANSWERED = 20  # messages of a topic that the broker may leave unanswered before it is given no more
+CREDIT = 200  # messages of a topic that the broker may have in flight
+UNANSWERED = 20  # messages of a topic that the broker may leave unanswered before it gets no more
 
 
 def awaited(method: Callable[..., Receipt]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Wait for what a method returns; in a frame without objects of proton's, which an error's traceback would keep."""
+    """Await the result of a method, in a frame without objects of proton's, which an error's traceback would keep."""
 
     async def ask(self: "BrokerTransport", *arguments: str) -> None:
         await method(self, *arguments)
@@ -27,8 +27,8 @@ def awaited(method: Callable[..., Receipt]) -> Callable[..., Coroutine[Any, Any,
 class BrokerTransport(Transport[Settings]):
     """One connection. Each link has a session of its own, since that is what RabbitMQ ends to refuse.
 
-    Proton's objects, and freeing them, are for the thread of the event loop alone. So they are kept out of exceptions, and
-    out of all else that Python's garbage collector, which runs in any thread, may have to free.
+    Only the event loop's thread may use or free proton's objects. So they are kept out of exceptions, and out of all
+    else that Python's garbage collector, which runs in any thread, may have to free.
     """
 
     _client: Any = None
@@ -91,10 +91,10 @@ class BrokerTransport(Transport[Settings]):
 
     @awaited
     def ping(self) -> Receipt:
-        """Begin a session, and have the broker say of each subscription that it has sent all there is.
+        """Begin a session, and have the broker say for each subscription that it has sent all there is.
 
-        RabbitMQ's sessions break when they are drained, and a session that takes the number of one that has just ended
-        may be forgotten. There, a link begins, in a session that stays.
+        RabbitMQ's sessions break when they are drained, and it may forget a session that takes the number of one that
+        has just ended. There, a link begins in a session that stays.
         """
         answer = Receipt()
         self._pings.append(answer)
@@ -123,7 +123,7 @@ class BrokerTransport(Transport[Settings]):
         return link
 
     def _gone(self, link: Any, condition: Condition | None) -> None:
-        """Take note that a link has ended; if the broker did so by itself, tell those whom it concerns."""
+        """Note that a link has ended; if the broker ended it, report that to those who wait for it."""
         links = self._inlets if link.is_receiver else self._outlets
         refusal = SubscribeRefusedError if link.is_receiver else PublishRefusedError
         error = error_of(condition, refusal) if links.get(link.topic) == link else None

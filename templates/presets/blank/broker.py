@@ -12,7 +12,7 @@ class Broker(Server):
     """A server on `self.port` of 127.0.0.1, with `self.folder` for its files; the tests start, restart and stop it.
 
     If it can be started with TLS, or with a password that changes, set `speaks_tls` or `changes_passwords` to True and
-    do what `Server` says about them: the tests for that are there.
+    do what `Server` says about them: the tests for that exist.
 
     If your broker cannot keep a clause of the contract, say so here, and why:
     `not_applicable = {"R4": "the reason"}`.
@@ -24,5 +24,5 @@ class Broker(Server):
 
     @property
     def url(self) -> str:
-        """Return where it is then: f"scheme://127.0.0.1:{self.port}"."""
+        """Return its url: f"scheme://127.0.0.1:{self.port}"."""
         raise NotImplementedError

@@ -1,6 +1,6 @@
 """The settings of this connector: add what your broker's users expect (a virtual host, a prefix …).
 
-User, password and several hosts are there already; `self.settings.targets()` is the url's hosts and ports, parsed. If
+User, password and several hosts are there already; `self.settings.targets()` returns the url's hosts and ports. If
 your broker can speak TLS, derive from `TlsSettings` instead, which has the settings for it, and give the client
 `ssl_context(self.settings)` in `connect`; both come from `.contract`. A setting without a default is required: give it
 in tests/settings.py, too.
@@ -12,6 +12,6 @@ from .contract import ConnectorSettings
 
 
 class Settings(ConnectorSettings):
-    """What all connectors have, and what this broker needs besides. Secrets are of the type `SecretStr`."""
+    """The settings of all connectors, and those that this broker adds. Secrets are of the type `SecretStr`."""
 
     url: SecretStr = Field(description="Where the broker is: scheme://[user[:password]@]host:port.")

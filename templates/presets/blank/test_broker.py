@@ -1,6 +1,6 @@
 """What is special about this broker: add a test for each thing that your users rely on.
 
-`tests.contract.public` has all that such a test may use of the pack, and the pack lends its fixtures: `node` makes
+`tests.contract.public` has all that such a test may use of the pack, and the pack has fixtures for it: `node` makes
 connected nodes, `serve` starts another server, `proxy` breaks connections, `topic` is a fresh topic.
 
 First of all, prove that a refusal of your broker becomes an error; the pack can only simulate that. For a broker that

@@ -1,7 +1,7 @@
 """How messages travel through the broker: five blanks to fill in. `tox` says which is next.
 
-Everything else is done for you: reconnecting, serialising, filtering, batching, counting, time-outs. Whatever the
-client library does of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
+Everything else is done for you: reconnecting, serialising, filtering, batching, counting, timeouts. If the client
+library does any of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
 """
 
 from .contract import Bridge, ConnectError, PublishRefusedError, SubscribeRefusedError, Transport, escape  # noqa: F401
@@ -9,40 +9,40 @@ from .settings import Settings
 
 
 class BrokerTransport(Transport[Settings]):
-    """One connection to the broker, from `connect()` to `close()`. A lost one is thrown away and a new one made.
+    """One connection to the broker, from `connect()` to `close()`. A lost one is thrown away and a new one is made.
 
     `self.settings` holds the settings; `self.settings.url.get_secret_value()` is the url, which names one host, and
     `self.settings.login` is (user, password), each of which may be None.
-    `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` tells that the connection is
+    `self.inbox.received(topic, payload)` hands in a payload; `self.inbox.lost(error)` reports that the connection is
     gone. Further calls, and those after `close` has begun, are ignored. Call both on the event loop's thread.
 
-    If the client has no keepalive that notices within `heartbeat` that the broker has fallen silent, add a sixth
-    method, `async def ping(self) -> None`: a round trip to the broker, as `publish` makes one, but without a message.
+    If the client has no keepalive that notices a silent broker within `heartbeat`, add a sixth method,
+    `async def ping(self) -> None`: a round trip to the broker, like that of `publish`, but without a message.
     It is called every third of a `heartbeat`.
 
-    With several connections, call `lost` when one of them ends that brings messages; then all are closed, and made
-    anew. `ping` makes a round trip on each. A pool that makes a new connection for its next request needs neither: let
+    With several connections, call `lost` when one that brings messages ends; then all are closed, and opened
+    again. `ping` makes a round trip on each. A pool that opens a new connection for its next request needs neither: let
     the request fail within `heartbeat`.
 
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: see to it that each gets its own answer,
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: make sure that each gets its own answer,
     and that an answer which comes after its call was cancelled is not mistaken for another call's.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     If the broker remembers a node after its connection, add `async def leave(self) -> None`, which undoes that: it is
-    called before the last `close`, and not at a loss.
+    called before the last `close`, and not after a loss.
     """
 
     async def connect(self) -> None:
-        """Blank 1. Open the connection; return when the broker has accepted the login; raise what the client raises.
+        """Blank 1. Open the connection; return when the broker has accepted the login; let the client's errors pass.
 
         Raise `ConnectError(text, refused=True)` if the broker says no: a wrong password, no rights.
 
-        From here on see to it that `self.inbox.lost(error)` is called when the connection breaks, and that what
+        From here on, make sure that `self.inbox.lost(error)` is called when the connection breaks, and that what
         arrives is handed in. If the broker limits the size of a message, set `self.max_frame_bytes`: the largest
         payload in bytes, without what the client adds.
 
         push: give the client a callback that calls `self.inbox.received(topic, payload)`.
-        poll: start a task, `self.task = asyncio.create_task(...)`, that reads for ever, and ends with `lost`.
-        thread callbacks: make a `Bridge()` here, and hand over by `bridge.call(self.inbox.received, topic, payload)`:
+        poll: start a task, `self.task = asyncio.create_task(...)`, that reads forever, and ends with `lost`.
+        thread callbacks: create a `Bridge()` here, and call `bridge.call(self.inbox.received, topic, payload)`:
         it runs the function on the event loop's thread, and does nothing once the loop is closed.
         """
         raise NotImplementedError
@@ -54,7 +54,7 @@ class BrokerTransport(Transport[Settings]):
 
         push: await the broker's confirmation (an acknowledgement, a reply), not only the writing.
         poll: as push; a client without confirmations needs a round trip after the message.
-        thread callbacks: make a future, and set its result by `bridge.call(future.set_result, None)`.
+        thread callbacks: create a future, and set its result with `bridge.call(future.set_result, None)`.
         """
         raise NotImplementedError
 
@@ -64,10 +64,10 @@ class BrokerTransport(Transport[Settings]):
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
         group, and no earlier messages.
 
-        If a topic cannot be any text at the broker, `escape(topic, longest=...)` makes a plain name of it, without any
-        of the characters of a pattern. It cuts a name that is too long, so that it stays apart from others. A name that
-        was cut cannot be read back: keep a table from names to topics, for `received`. If the broker takes names for
-        prefixes, so that "a" also delivers "ab", end each name with a character that `escape` never makes, such as "/".
+        If the broker does not take any text as a topic, `escape(topic, longest=...)` makes a plain name of it, without
+        the characters of a pattern. It cuts a name that is too long, but keeps it unique. A name that was cut cannot
+        be read back: keep a table from names to topics, for `received`. If the broker takes names as prefixes, so that
+        "a" also delivers "ab", end each name with a character that `escape` never makes, such as "/".
 
         push: await the broker's confirmation of the subscription.
         poll: start at the end of the stream, and know where that is before you return.
@@ -85,11 +85,11 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
     async def close(self) -> None:
-        """Blank 5. Let go of the connection and of every task and thread, also when `connect` failed half way.
+        """Blank 5. Release the connection and every task and thread, even when `connect` failed half way.
 
         It may take up to a second. If the peer is silent, break the connection off.
 
-        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread by
+        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread with
         `await asyncio.to_thread(self.thread.join)`.
         """
         raise NotImplementedError

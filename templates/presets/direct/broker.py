@@ -1,4 +1,4 @@
-"""What stands between the nodes in the tests: a Zenoh router, of the wheel that the connector needs anyway."""
+"""What is between the nodes in the tests: a Zenoh router, from the wheel that the connector needs anyway."""
 
 import json
 import sys

@@ -15,7 +15,7 @@ HOSTS = r"^[^\s/,@#?]+:[1-9]\d{0,4}(,[^\s/,@#?]+:[1-9]\d{0,4})*$"
 
 
 class Settings(TlsSettings):
-    """Zenoh 1.10 or later: peers that find each other, or a node that is reached through one of them or a router."""
+    """Zenoh 1.10 or later: peers that find each other, or a node that is behind one of them or a router."""
 
     schemes: ClassVar = ("zenoh", "zenohs")
     schemes_with_hosts_only: ClassVar = schemes
@@ -55,13 +55,13 @@ class Settings(TlsSettings):
         return (self.listen or "").partition(",")[0].rpartition(":")[2]
 
     def for_zenoh(self, known: Iterable[str] = (), only: str | None = None) -> str:
-        """Return Zenoh's own settings, in JSON, with endpoints where others are known; or to visit `only` one."""
+        """Return Zenoh's own settings, in JSON, with the known endpoints of others; or to visit `only` one."""
         user, password = self.login
         kind = "tls" if self.uses_tls else "tcp"
         is_peer = self.listen is not None and only is None
         told = [f"{kind}/{target._replace(port=target.port or PORT)}" for target in self.targets()]
         endpoints = [only] if only else list(dict.fromkeys([*told, *known]))
-        # Who may not be alone is to notice first that it is isolated.
+        # A node that may not be alone must first notice that it is isolated.
         first_pause = self.reconnect_delay_min if self.may_be_alone else self.heartbeat / 2
         opening = max(1, int(1000 * self.connect_timeout / (len(endpoints) + 1)))
         options: dict[str, Any] = {
@@ -78,10 +78,10 @@ class Settings(TlsSettings):
             "listen/endpoints": [f"{kind}/{host}" for host in (self.listen or "").split(",")] if is_peer else [],
             "scouting/multicast/enabled": False,
             "scouting/gossip/enabled": True,
-            "scouting/delay": 1000,  # the longest wait for links to those of whom others tell
+            "scouting/delay": 1000,  # the longest wait for links to nodes that others announce
             "transport/unicast/open_timeout": opening,
             "transport/unicast/accept_timeout": opening,
-            "transport/unicast/qos/enabled": False,  # one queue: what is asked never overtakes what was sent
+            "transport/unicast/qos/enabled": False,  # one queue: a question never overtakes a message
             "transport/shared_memory/enabled": False,
             "transport/link/tx/lease": int(1000 * max(self.heartbeat, 1)),
             "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * self.patience),

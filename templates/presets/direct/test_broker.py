@@ -91,7 +91,7 @@ class Peer:
         return state
 
     async def until(self, condition: Callable[[State], bool]) -> State:
-        """Return how the node is, once that meets a condition."""
+        """Return how the node is, once a condition holds."""
         state: State = {}
         async with patience(lambda: f"a state of {self.topic}, which is: {state}"):
             while not condition(state := await self.tell("state")):
@@ -153,7 +153,7 @@ class Mesh:
         return f"{self.host(name)}:{self.ports.setdefault(name, free_port())}"
 
     async def start(self, name: str, told_of: str | None = None) -> Peer:
-        """Start a peer that is told of another one, or that may be alone; return when it is subscribed."""
+        """Start a peer that knows another one, or that may be alone; return when it is subscribed."""
         listen = self.address(name)
         settings = {"url": f"zenoh://{self.address(told_of or name)}", "listen": listen, "may_be_alone": not told_of}
         arguments = (FAST | settings | {"publish_timeout": 60}, name, self.names)
@@ -188,7 +188,7 @@ class Mesh:
             await self.all(partial(go_on, steps), *but)
 
     async def balance(self) -> None:
-        """Stop; return when what each peer got and was told to have missed is what each other one has sent."""
+        """Stop; return when each peer has got, or reported as lost, all that each other one has sent."""
         states = await self.all(lambda peer: peer.tell("stop"))
 
         def is_balanced(name: str) -> Callable[[State], bool]:
@@ -248,7 +248,7 @@ async def networks() -> None:
 
 @pytest.fixture
 def peer(node: MakeNode) -> MakeNode:
-    """Makes a node that listens; `told_of` are the ports of others, without any it may be alone."""
+    """Makes a node that listens; `told_of` are the ports of others; without any it may be alone."""
 
     async def peer(port: int, *told_of: int, scheme: str = "zenoh", **changes: Any) -> Node:
         url = f"{scheme}://{','.join(f'127.0.0.1:{each}' for each in told_of or (port,))}"
@@ -260,7 +260,7 @@ def peer(node: MakeNode) -> MakeNode:
 
 
 def ports(count: int) -> list[int]:
-    """So many free ports, all different."""
+    """This many free ports, all different."""
     found: set[int] = set()
     while len(found) < count:
         found.add(free_port())

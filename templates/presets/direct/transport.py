@@ -1,4 +1,4 @@
-"""How messages travel through Zenoh, without a broker: what is put is confirmed by a question behind it."""
+"""How messages travel through Zenoh, without a broker: a question behind each put confirms it."""
 
 import asyncio
 import os
@@ -19,11 +19,11 @@ REMOTE = zenoh.Locality.REMOTE
 TO_OTHERS: dict[str, Any] = {"congestion_control": zenoh.CongestionControl.BLOCK, "allowed_destination": REMOTE}
 TO_ALL = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE, **TO_OTHERS}
 UNTOLD = "Zenoh does not say whether nobody is there, or the login or a certificate is not accepted."
-REMEMBERED = 8  # endpoints of others, for when those of the url are gone
+REMEMBERED = 8  # endpoints of others, in case those of the url are gone
 
 
 class BrokerTransport(Transport[Settings]):
-    """One session: a peer's, linked to all other peers, or that of a node behind one peer or router.
+    """One session: that of a peer, linked to all other peers, or of a node behind one peer or router.
 
     Zenoh confirms neither a put nor a declaration. Since all is sent, and handled, in order on each link, the answer
     to a question that follows confirms both: a peer asks all other nodes, a node behind another asks that one.
@@ -41,8 +41,8 @@ class BrokerTransport(Transport[Settings]):
         self._endpoints: dict[str, str] = {}  # by node: where it listens
         self._mending: set[asyncio.Task[None]] = set()
         self._answering: set[str] = set()  # the nodes that have answered the last question to all
-        self._is_one_silent = False  # so that only those who have answered are waited for
-        self._thread = DaemonThreads(1)  # what may block is done there, one after another
+        self._is_one_silent = False  # then it waits only for those that have answered
+        self._thread = DaemonThreads(1)  # for calls that may block, one after another
 
     async def connect(self) -> None:
         self._bridge = Bridge()
@@ -78,17 +78,17 @@ class BrokerTransport(Transport[Settings]):
             task.cancel()
         loop = asyncio.get_running_loop()
         try:
-            # A session that is still being opened is closed after that, whoever waits for it.
+            # A session that is still being opened is closed after that, even if nobody waits for it.
             await asyncio.shield(loop.run_in_executor(self._thread, lambda: self._session and self._session.close()))
             self._thread.shutdown()
         finally:
             self._thread.shutdown(wait=False)
 
     def _open(self) -> bool:
-        # To close the link to a node that is cut off keeps one of Zenoh's threads for 10 s: others must have some left.
+        # Closing the link to a node that is cut off keeps one of Zenoh's threads busy for 10 s: others need some, too.
         os.environ.setdefault("ZENOH_RUNTIME", "(rx: (worker_threads: 8))")
         if self.settings.uses_tls:
-            ssl_context(self.settings)  # tells of bad files, which Zenoh does not
+            ssl_context(self.settings)  # reports bad files, which Zenoh does not
         config = self.settings.for_zenoh([*self._addresses(), *self.inbox.memory.get("endpoints", ())])
         try:
             self._session = session = zenoh.open(zenoh.Config.from_json5(config))
@@ -116,7 +116,7 @@ class BrokerTransport(Transport[Settings]):
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *arguments, **options))
 
     async def _ask(self, all_nodes: bool) -> None:
-        """Return when all other nodes have answered, or those that do in time; if not all, the one that we are behind.
+        """Return when all other nodes have answered, or those that do so in time; or else the one that we are behind.
 
         Raises `TimeoutError` if there are others and none answers.
         """
@@ -148,7 +148,7 @@ class BrokerTransport(Transport[Settings]):
             self.inbox.received(topic, sample.payload.to_bytes())
 
     def _learn(self, zid: str, port: str) -> None:
-        """Learn where a node listens that is linked to this one."""
+        """Learn where a node that is linked to this one listens."""
         if port and zid in self._links and zid not in self._endpoints:
             self._endpoints[zid] = endpoint = f"{self._links[zid].rpartition(':')[0]}:{port}"
             remembered = [each for each in self.inbox.memory.get("endpoints", ()) if each != endpoint]
@@ -170,7 +170,7 @@ class BrokerTransport(Transport[Settings]):
             task.add_done_callback(self._mending.discard)
 
     async def _mend(self, zid: str, endpoint: str) -> None:
-        """Come back with a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
+        """Begin a new session once a node that was cut off is within reach: Zenoh would not link to it again."""
         config, was_there = self.settings.for_zenoh(only=endpoint), False
         while zid not in self._links:
             await asyncio.sleep(self.settings.heartbeat)
@@ -183,7 +183,7 @@ class BrokerTransport(Transport[Settings]):
 
 
 def _who_is_at(config: str) -> str | None:
-    """Return which node answers; the empty text if nobody is there any more, None if there is no telling."""
+    """Return which node answers; the empty text if nobody is there any more, None if that is unknown."""
     try:
         with zenoh.open(zenoh.Config.from_json5(config)) as session:
             return "".join(map(str, session.info.peers_zid()))
@@ -192,5 +192,5 @@ def _who_is_at(config: str) -> str | None:
 
 
 def _answer(key: str, text: str, query: zenoh.Query) -> None:
-    with query, suppress(zenoh.ZError):  # who asks may have gone
+    with query, suppress(zenoh.ZError):  # the asker may have gone
         query.reply(key, text)

@@ -13,11 +13,11 @@ from .subject import contract
 
 VERSION = "3.9.1"
 API_VERSIONS = b"\0\0\0\x0a\0\x12\0\0\0\0\0\1\xff\xff"
-"""A request that a broker answers before all others."""
+"""A request that a broker answers before any others."""
 
 
 def jars() -> Path:
-    """Return the folder where the server lies, which Maven fetches the first time."""
+    """Return the folder of the server, which Maven fetches the first time."""
     return fetch(f"kafka-{VERSION}", f"org.apache.kafka:kafka_2.13:{VERSION}", "org.slf4j:slf4j-simple:1.7.36")
 
 
@@ -27,7 +27,7 @@ UNASKED = (
 
 
 OWNER = "owner"
-"""What the server calls a client that shows a certificate."""
+"""The server's name for a client that shows a certificate."""
 
 SCRAM = "SCRAM-SHA-512"
 SECURITY = "org.apache.kafka.common.security"
@@ -36,9 +36,9 @@ SECURITY = "org.apache.kafka.common.security"
 class Broker(Server):
     """A Kafka server that keeps its log over a restart.
 
-    It has a listener for each way in, since it tells its clients where to connect: the main one; one behind the
-    proxy, which it advertises at the proxy's port; one at which a user or a token must log in, whatever `login` is; and
-    one for itself and its tools.
+    It has several listeners, since it tells its clients where to connect: the main one; one behind the proxy, which
+    it advertises at the proxy's port; one at which a user or a token must log in, whatever `login` is; and one for
+    itself and its tools.
     """
 
     not_applicable: ClassVar[dict[str, str]] = {
@@ -52,9 +52,9 @@ class Broker(Server):
     absurd: ClassVar = {"bytes": b"\x7f\xff\xff\xff"}
     settings_of_login: ClassVar[dict[str, Any]] = {"sasl_mechanism": SCRAM}
     options: Sequence[str] = ()
-    """What Java is told besides."""
+    """Further options for Java."""
     users: ClassVar[dict[str, str]] = {"limited": "s3cr3t", "writer": "s3cr3t"}
-    """Who may enter at `login_port`, with which password, without any rights at first."""
+    """The users at `login_port` and their passwords; they have no rights at first."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -185,7 +185,7 @@ class Member(Broker):
 
 
 class ThreeBrokers(Cluster):
-    """A cluster in which each message is kept by two brokers at least; nodes log in by SCRAM, over TLS."""
+    """A cluster in which at least two brokers keep each message; nodes log in with SCRAM, over TLS."""
 
     title = "Kafka, three brokers, SASL_SSL"
 

@@ -1,6 +1,6 @@
-"""The connections to a cluster's brokers, and the requests on them: all that we use of aiokafka beyond its public face.
+"""The connections to a cluster's brokers, and the requests on them: all that we use of aiokafka beyond its public API.
 
-aiokafka documents a consumer and a producer, which try again, reconnect and start anew unseen. This module uses what is
+aiokafka documents a consumer and a producer, which try again, reconnect and restart unseen. This module uses what is
 below them: its connection, its protocol and its records. A new version of aiokafka may change them without notice.
 """
 
@@ -22,10 +22,10 @@ from .contract import ConnectError, Target, ssl_context
 from .settings import Settings
 
 ASKING, READING, MAKING = "asking", "reading", "making"
-"""The connections to one broker: what waits for messages, or makes a topic, would keep all other requests waiting."""
+"""The connections to one broker: waiting for messages, or creating a topic, would hold up all other requests."""
 
 AT_ONCE = 500
-"""For how many topics one request asks: to read the answer for more would hold up the event loop."""
+"""For how many topics one request asks: reading the answer for more would hold up the event loop."""
 
 NO_TIMEOUT = 2**31
 
@@ -35,10 +35,10 @@ DONE = 0, errors.TopicAlreadyExistsError.errno
 
 
 class Client:
-    """Connections to the brokers of one cluster, each made when it is first needed; `lost` is told the end of any.
+    """Connections to the brokers of one cluster, each opened when first needed; `lost` is called at the end of any.
 
     Raises, in all methods: `OSError` and `errors.KafkaConnectionError` where a broker cannot be reached or goes away,
-    `ConnectError` where it refuses the login, and what `errors` has for the code with which it answers.
+    `ConnectError` where it refuses the login, and the error in `errors` for the code of its answer.
     """
 
     _settings: Settings
@@ -47,7 +47,7 @@ class Client:
 
     def __init__(self, lost: Callable[[Exception], None]) -> None:
         self._lost = lost
-        self._named: ssl.SSLContext | None = None  # for the broker of the url, whose name may stand for an address
+        self._named: ssl.SSLContext | None = None  # for the broker of the url, whose address may replace its name
         self._unnamed: ssl.SSLContext | None = None  # for those that it names
         self._brokers: dict[int | None, Target] = {}
         self._attempts: dict[tuple[Target, str], asyncio.Task[_Connection]] = {}
@@ -95,7 +95,7 @@ class Client:
         return leader
 
     async def make(self, topic: str, replication_factor: int, configs: Mapping[str, str]) -> None:
-        """Have a topic made, with one partition, unless it is there."""
+        """Create a topic with one partition, unless it is there."""
         request = admin.CreateTopicsRequest([(topic, 1, replication_factor, [], list(configs.items()))], 10_000, False)
         self._topics_in_the_making += 1
         try:
@@ -111,7 +111,7 @@ class Client:
             _check(code, topic)
 
     async def append(self, broker: Target, topic: str, payload: bytes, acks: int, within: float) -> None:
-        """Append a message to a topic, with so many confirmations (-1: of all replicas in sync), within some seconds."""
+        """Append a message to a topic, with `acks` confirmations (-1: all in-sync replicas), `within` some seconds."""
         batch = default_records.DefaultRecordBatchBuilder(2, 0, 0, -1, -1, -1, 0)
         batch.append(0, None, None, payload, [])
         records = [(topic, [(0, bytes(batch.build()))])]
@@ -119,7 +119,7 @@ class Client:
         _check(answer.topics[0][1][0][1], topic)
 
     async def offset(self, broker: Target, topic: str, latest: bool) -> int:
-        """Return the offset after the last message of a topic, or that of the first one which is still there."""
+        """Return the offset after the last message of a topic, or that of the first one that is still there."""
         request = offset.OffsetRequest(-1, 0, [(topic, [(0, -1 if latest else -2)])])
         answer = (await self._send(broker, ASKING, request)).topics[0][1][0]
         _check(answer[1], topic)
@@ -130,9 +130,9 @@ class Client:
         await self._fetch(broker, ASKING, fetch.FetchRequest(1, 1, 1, 0, [(topic, [(0, at, 1)])]))
 
     async def read(self, broker: Target, offsets: Mapping[str, int], within: float) -> list[tuple[str, bytes]]:
-        """Return topics with what they have from these offsets on, in the form that `batches` reads.
+        """Return topics with their records from these offsets on, in the form that `batches` reads.
 
-        If there is nothing, the broker waits for it, for some seconds.
+        If there are none, the broker waits for some, `within` these seconds.
         """
         wanted = [(topic, [(0, at, 2**20)]) for topic, at in offsets.items()]
         return await self._fetch(broker, READING, fetch.FetchRequest(int(within * 1000), 1, 2**22, 0, wanted))
@@ -222,12 +222,12 @@ def _check(code: int, topic: str) -> None:
 
 
 def _shows_no_login(record: logging.LogRecord) -> bool:
-    """Tell whether a record is none of those in which aiokafka shows a password or a token, at DEBUG."""
+    """Tell whether a log record is not one of those in which aiokafka shows a password or a token, at DEBUG."""
     return "SaslAuthenticateRequest" not in record.getMessage()
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """One that is closed at once, and that hears what a broker says of a token."""
+    """A connection that closes at once, and that reads what a broker says of a token."""
 
     _reader: Any
     is_up = False
@@ -255,7 +255,7 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]
 
 
 class _Reader:
-    """Keeps no more than an answer, whatever length the broker speaks of."""
+    """Keeps no more than an answer, whatever length the broker claims."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -281,7 +281,7 @@ class _TokenLogin:
         self._login = login
 
     async def step(self, answer: bytes | None) -> tuple[bytes, bool] | None:
-        if answer:  # a refusal, which the broker puts in words once it has been acknowledged
+        if answer:  # a refusal; the broker gives the reason once this has been acknowledged
             return b"\x01", True
         step: tuple[bytes, bool] | None = await self._login.step(answer)
         return step

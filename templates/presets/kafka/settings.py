@@ -8,7 +8,7 @@ from .contract import TlsSettings, escape
 
 
 class Settings(TlsSettings):
-    """Apache Kafka 2.1 or later, and what speaks its protocol; a whole cluster, found through any one of its brokers."""
+    """Apache Kafka 2.1 or later, and what speaks its protocol; a whole cluster, found through any of its brokers."""
 
     schemes: ClassVar = ("kafka",)
     schemes_with_hosts_only: ClassVar = schemes
@@ -45,27 +45,27 @@ class Settings(TlsSettings):
     )
 
     def name_of(self, topic: str) -> str:
-        """What Kafka calls a topic."""
+        """Return Kafka's name of a topic."""
         return self.topic_prefix + escape(topic, "_", 249 - len(self.topic_prefix))
 
     @property
     def configs(self) -> dict[str, str]:
-        """What Kafka is to know of a topic that is made here."""
+        """Kafka's options for a topic that is created here."""
         return {"retention.ms": str(int(self.retention * 1000))} if self.retention else {}
 
     @property
     def confirmation(self) -> tuple[int, float]:
-        """How many replicas are to confirm a message (-1: all), and within how many seconds."""
+        """How many replicas must confirm a message (-1: all), and within how many seconds."""
         return -1 if self.acks == "all" else 1, self.heartbeat / 3
 
     @property
     def fetch_wait(self) -> float:
-        """For how many seconds a broker is to wait for messages: a new topic, or a ping, has to wait as long."""
+        """For how many seconds a broker waits for messages: a new topic, or a ping, has to wait as long."""
         return min(self.heartbeat / 20, 0.5)
 
     @property
     def security_protocol(self) -> str:
-        """What Kafka calls the way in: with a login if there is one, and with TLS if that is wanted."""
+        """Kafka's name for the kind of connection: with or without a login, and with or without TLS."""
         return f"{'SASL_' if self.login != (None, None) else ''}{'SSL' if self.uses_tls else 'PLAINTEXT'}"
 
     @model_validator(mode="after")

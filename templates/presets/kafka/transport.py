@@ -23,17 +23,17 @@ T = TypeVar("T")
 class BrokerTransport(Transport[Settings]):
     """The connections of one client: the end of any is a loss, and so is a topic that moves.
 
-    `inbox.topic_memory` has the next offset. The broker of the url tells who leads a topic; no other one is needed
-    but for the topics that it leads.
+    `inbox.topic_memory` has the next offset. The broker of the url says which broker leads a topic; other brokers are
+    needed only for the topics that they lead.
     """
 
     keeps_messages = True
 
     def __init__(self, settings: Settings, inbox: Inbox) -> None:
         super().__init__(settings, inbox)
-        self.max_frame_bytes = settings.max_batch_bytes - 128  # for what Kafka puts around it
+        self.max_frame_bytes = settings.max_batch_bytes - 128  # for Kafka's own bytes around it
         self._client = Client(inbox.lost)
-        self._leaders: dict[str, Target] = {}  # this and what follows by name: what Kafka calls a topic
+        self._leaders: dict[str, Target] = {}  # this and the following by Kafka's name of a topic
         self._topics: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
         self._resuming: dict[str, asyncio.Task[None]] = {}
@@ -51,7 +51,7 @@ class BrokerTransport(Transport[Settings]):
             raise PublishRefusedError(str(refusal)) from refusal
 
     async def subscribe(self, topic: str) -> None:
-        """Read a topic from its end on, or from where we were: then nothing is missed if its leader comes back later."""
+        """Read a topic from its end, or from where we were: then nothing is missed if its leader comes back later."""
         name = self.settings.name_of(topic)
         if topic not in self.inbox.topic_memory:
             await self._begin(topic, name)
@@ -74,7 +74,7 @@ class BrokerTransport(Transport[Settings]):
         names = list(self._offsets)
         ends = await asyncio.gather(*(self._offset(name) for name in names))
         await self._client.ping()
-        with suppress(TimeoutError):  # to have much to catch up with is not to be silent
+        with suppress(TimeoutError):  # a node with much to catch up with is not silent
             async with asyncio.timeout(self.settings.heartbeat / 4):
                 while any(self._offsets.get(name, end) < end for name, end in zip(names, ends, strict=True)):
                     await self._progress.wait()
@@ -85,7 +85,7 @@ class BrokerTransport(Transport[Settings]):
         await self._client.close()
 
     async def _begin(self, topic: str, name: str) -> None:
-        """Have a topic read, from where we were if we have read it before."""
+        """Begin to read a topic, from where we were if we have read it before."""
         try:
             at: int = self.inbox.topic_memory[topic] if topic in self.inbox.topic_memory else await self._offset(name)
             try:
@@ -151,7 +151,7 @@ class BrokerTransport(Transport[Settings]):
         return await self._ask(name, lambda leader: self._client.offset(leader, name, latest))
 
     async def _find(self, name: str) -> Target:
-        """Return the broker that leads a topic; have the topic made if it is not there."""
+        """Return the broker that leads a topic; create the topic if it is not there."""
         try:
             leader = self._leaders[name] = await self._client.leader(name)
         except errors.UnknownTopicOrPartitionError:

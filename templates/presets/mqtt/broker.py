@@ -58,7 +58,7 @@ class Broker(Server):
 
 
 class TwoBridged(Cluster):
-    """Two Mosquitto servers, of which the second hands on to the first what it hears, and the other way round."""
+    """Two Mosquitto servers, with a bridge from the second to the first that forwards messages both ways."""
 
     title = "Mosquitto, two with a bridge"
 

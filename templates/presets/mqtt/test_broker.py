@@ -179,7 +179,7 @@ async def test_a_killed_node_leaves_nothing_behind(given: Settings, host: MakeHo
 
 
 async def taken_over(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Serve a client as a broker that lets it in, and tells it at once that another one has come in its place."""
+    """Serve a client as a broker that lets it in, and says at once that another one has taken its place."""
     await reader.read(1000)
     writer.write(b"\x20\x03\0\0\0" + b"\xe0\x02\x8e\0")
     writer.close()

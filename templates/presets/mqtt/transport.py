@@ -23,13 +23,13 @@ LONGEST_NAME = 1000
 """Bytes of a topic's name at the broker."""
 
 LARGEST_PACKET = 268_435_455
-"""Bytes, by the protocol; a broker that takes less says so."""
+"""Bytes, in the protocol; a broker that takes less says so."""
 
 REJECTIONS = "Client identifier not valid", "Bad user name or password", "Not authorized", "Banned"
-"""What a broker says to a node that may not enter."""
+"""How a broker refuses a login."""
 
 NO_TOPIC = "no/topic"
-"""The name of no topic, since `escape` leaves no slash in one."""
+"""No topic has this name, since `escape` leaves no slash in one."""
 
 _name = partial(escape, longest=LONGEST_NAME)
 
@@ -37,7 +37,7 @@ _name = partial(escape, longest=LONGEST_NAME)
 class BrokerTransport(Transport[Settings]):
     """One connection of paho's client, whose socket the event loop watches.
 
-    Each request has a number, by which its acknowledgement is known.
+    Each request has a number, which identifies its acknowledgement.
     """
 
     _client: Client
@@ -52,13 +52,13 @@ class BrokerTransport(Transport[Settings]):
         self._client = client = Client(CallbackAPIVersion.VERSION2, name, protocol=MQTTv5, reconnect_on_failure=False)
         self._complaints = Complaints("paho", logging.ERROR)
         client.enable_logger(self._complaints)
-        client.max_inflight_messages = 65_535  # what the broker takes is known later, and obeyed in `publish`
+        client.max_inflight_messages = 65_535  # the broker's limit is known later, and obeyed in `publish`
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = client.on_unsubscribe = self._on_answers
-        # paho blocks while it connects: that is for a thread, and all that follows for the event loop.
+        # paho blocks while it connects: that runs in a thread, and all that follows on the event loop.
         self._opening = self._loop.run_in_executor(None, self._open, client)
         sock = await asyncio.shield(self._opening)
         try:
@@ -90,7 +90,7 @@ class BrokerTransport(Transport[Settings]):
         del self._topics[_name(topic)]
 
     async def ping(self) -> None:
-        """Ask for the end of what never began: the answer stands behind all that was sent, and needs no rights."""
+        """End a subscription that never began: the answer comes after all that was sent, and needs no rights."""
         await self._answer(*self._client.unsubscribe(NO_TOPIC))
 
     async def close(self) -> None:
@@ -100,7 +100,7 @@ class BrokerTransport(Transport[Settings]):
             await asyncio.sleep(0)
 
     def _open(self, client: Client) -> socket.socket:
-        """Connect; this blocks, for `connect_timeout` at the most in each step."""
+        """Connect; this blocks, for at most `connect_timeout` in each step."""
         client.username, client.password = (part or None for part in self.settings.login)
         client.connect_timeout = self.settings.connect_timeout
         if self.settings.uses_tls:
@@ -120,7 +120,7 @@ class BrokerTransport(Transport[Settings]):
 
     def _hang_up(self, opening: asyncio.Future[socket.socket]) -> None:
         if not opening.cancelled():
-            opening.exception()  # for which nobody may have waited; asyncio would complain
+            opening.exception()  # perhaps nobody has waited for it; asyncio would complain
         self._client.disconnect()
         self._client.loop_write()
         if isinstance(sock := self._client.socket(), socket.socket):  # not all could be written
@@ -178,7 +178,7 @@ class BrokerTransport(Transport[Settings]):
 
 
 class Complaints(logging.Logger):
-    """Keeps what paho writes into its log, and nowhere else, when a connection breaks."""
+    """Keeps what paho writes only into its log when a connection breaks."""
 
     last = "the connection ended without a reason"
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from .contract.public import Cluster, Server, find_program, free_port
 
 RELOADED = "Reloaded server configuration"
-"""What the server writes to its log then."""
+"""The server's log line after a reload."""
 
 
 class Broker(Server):
@@ -44,7 +44,7 @@ class Broker(Server):
             time.sleep(0.01)
 
     def retire(self) -> None:
-        """Have the server enter its lame duck mode: it tells its clients to go elsewhere, and ends later."""
+        """Put the server into lame duck mode: it tells its clients to go elsewhere, and ends later."""
         self._signal(signal.SIGUSR2)
 
     @property
@@ -63,7 +63,7 @@ class Broker(Server):
 
 
 class ThreeServers(Cluster):
-    """Three servers with routes between them, each of which tells its clients of the others."""
+    """Three servers with routes between them, each of which announces the others to its clients."""
 
     title = "NATS, three servers"
     switches_over = True

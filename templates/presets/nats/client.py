@@ -1,4 +1,4 @@
-"""Who server and node are, in NATS's words: the server's greeting, and a login, or a key that signs what it asks."""
+"""Who server and node are, in NATS's terms: the server's greeting, and a login, or a key that signs its challenge."""
 
 import re
 from base64 import urlsafe_b64encode
@@ -22,9 +22,9 @@ class Info(msgspec.Struct):
 
 
 def credentials(settings: Settings, nonce: str | None) -> dict[str, str]:
-    """Return who we are, in NATS's words; a user with an NKey proves that by signing the server's `nonce`.
+    """Return who we are, in NATS's terms; a user with an NKey proves that by signing the server's `nonce`.
 
-    Files are read anew. Raises `OSError`, or `ValueError` if one is not what its setting says.
+    Files are read again. Raises `OSError`, or `ValueError` if one is not what its setting says.
     """
     user, password = settings.login
     if settings.token:

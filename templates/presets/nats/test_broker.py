@@ -94,7 +94,7 @@ def encoded(data: bytes) -> str:
 
 
 def jwt(signer: Any, of: Any, kind: str, **claims: Any) -> str:
-    """Return what a signer says of another key, as NATS wants it."""
+    """Return a signer's statement about another key, as NATS wants it."""
     head = {"typ": "JWT", "alg": "ed25519-nkey"}
     body = {"jti": "1", "iat": 1, "iss": signer.public_key.decode(), "name": kind, "sub": of.public_key.decode()}
     body["nats"] = {"type": kind, "version": 2, **claims}
@@ -228,7 +228,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ThreeServers]:
 
 
 async def until_announced(server: Server) -> None:
-    """Return when a server tells its clients of all three."""
+    """Return when a server announces all three to its clients."""
 
     async def announces() -> bool:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -336,7 +336,7 @@ LIES = {
 
 
 class Liar:
-    """A server that says what it should not, over and over, to those that are there or at once to those that come."""
+    """A server that says what it should not, over and over, to present clients, or at once to new ones."""
 
     def __init__(self, lie: bytes) -> None:
         self.is_lying = asyncio.Event()

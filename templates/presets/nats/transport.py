@@ -1,4 +1,4 @@
-"""How messages travel through NATS: core publish/subscribe, over one connection, in NATS's own words."""
+"""How messages travel through NATS: core publish/subscribe, over one connection, in NATS's own protocol."""
 
 import asyncio
 import re
@@ -31,12 +31,12 @@ LONGEST_LINE = 65_536
 """Bytes of what a server says besides payloads; its INFO is the longest."""
 
 LARGEST_PAYLOAD = 64 * 1024 * 1024
-"""Bytes; no server lets anybody publish more."""
+"""Bytes; no server takes more."""
 
 MESSAGE = re.compile(rb"MSG [!-~]+ ([0-9]+) (?:[!-~]+ )?([0-9]{1,8})\r\n")
 
 REJECTIONS = re.compile("authorization violation|authentication (expired|revoked)", re.IGNORECASE)
-"""What an -ERR says to a user that may not enter."""
+"""What an -ERR says to a user whose login it refuses."""
 
 
 class BrokerTransport(Transport[Settings], asyncio.Protocol):
@@ -134,12 +134,12 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
             if self._is_asked:  # perhaps many times: one answer is enough
                 self._is_asked = False
                 self._socket.write(b"PONG\r\n")
-        except (ValueError, RecursionError) as error:  # the latter for an INFO of nothing but brackets
+        except (ValueError, RecursionError) as error:  # the latter for an INFO that is all brackets
             self.inbox.lost(ConnectionAbortedError(f"the server says what is no NATS: {error}"))
             self._socket.abort()
 
     def _read(self, data: bytes) -> int:
-        """Take what is complete; return where the rest begins, of which `_needed` bytes are to be there next time."""
+        """Take what is complete; return where the rest begins, of which `_needed` bytes must be there next time."""
         start = self._needed = 0
         while start < len(data):
             if message := MESSAGE.match(data, start, start + LONGEST_LINE):

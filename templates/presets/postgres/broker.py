@@ -17,7 +17,7 @@ UNPRIVILEGED = [
     *("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=QUIT"),
     *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
 ]
-"""What comes before a command, since PostgreSQL refuses to run as root; it may still enter root's own folders."""
+"""Put before a command, since PostgreSQL refuses to run as root; it may still enter root's own folders."""
 
 
 class Broker(Server):
@@ -36,7 +36,7 @@ class Broker(Server):
         super().start()
 
     def fill(self) -> None:
-        """Make what the server stores: a copy of its primary, or the user of the tests alone."""
+        """Create the server's data: a copy of its primary, or the user of the tests alone."""
         if self.primary:
             self._run("pg_basebackup", "-d", self.primary.url, "-D", "data", "-R", "-X", "stream", "-c", "fast", "-N")
             return

@@ -1,7 +1,7 @@
-"""What asyncpg hears of the server: nothing but frames of PostgreSQL.
+"""A filter between server and asyncpg, which passes nothing but frames of PostgreSQL.
 
 asyncpg believes each length. It never returns from a frame whose type is a zero byte, reads one of a negative length
-for ever, and keeps all that comes of an endless one. So the frames are looked at before it hears of them.
+forever, and keeps all that comes of an endless one. So frames are checked before asyncpg gets them.
 """
 
 import asyncio
@@ -11,21 +11,21 @@ from collections.abc import Callable
 from typing import Any
 
 FRAMES = frozenset(b"123ACDEIKNRSTZnstv")
-"""What a server says to a client that copies nothing, by the first byte."""
+"""The first bytes of a server's frames to a client that copies nothing."""
 
 LARGEST = 2**30
-"""Bytes of a frame: of PostgreSQL's largest value."""
+"""Bytes of a frame with PostgreSQL's largest value."""
 
 HEAD = struct.Struct("!Bi")
 TLS_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 class CheckingLoop:
-    """The running event loop, which asyncpg is given as its `loop`, and which connects in its own way.
+    """The running event loop, as asyncpg's `loop`, but with its own way to connect.
 
     Arguments:
-        tls: with what TLS is spoken, if at all; asyncpg itself is to speak none.
-        lost: called with an error when the server says what is no PostgreSQL.
+        tls: the context for TLS, if any; asyncpg itself must speak none.
+        lost: called with an error when the server does not speak PostgreSQL's protocol.
     """
 
     def __init__(self, tls: ssl.SSLContext | None, lost: Callable[[Exception], None]) -> None:
@@ -72,7 +72,7 @@ class _TlsQuestion(asyncio.Protocol):
 
 
 class _Checked(asyncio.Protocol):
-    """Hands on to a client what a server says, as long as it consists of frames."""
+    """Passes on to a client what a server says, as long as that consists of frames."""
 
     def __init__(self, client: asyncio.Protocol, lost: Callable[[Exception], None]) -> None:
         self.client = client

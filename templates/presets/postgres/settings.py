@@ -30,7 +30,7 @@ INSTEAD = {
     "load_balance_hosts": "leave it out: the hosts are tried in turn",
     "channel_binding": "leave it out, and set tls = True",
 }
-"""What to do in place of other options that libpq has."""
+"""What to use in place of libpq's other options."""
 
 
 class Settings(TlsSettings):
@@ -61,7 +61,7 @@ class Settings(TlsSettings):
 
     @property
     def database(self) -> str:
-        """The database; if it is empty, the server takes the one that is called like the user."""
+        """The database; if it is empty, the server takes the one with the user's name."""
         return unquote(self.address.rest.partition("?")[0].removeprefix("/"))
 
     @property

@@ -29,7 +29,7 @@ async def admin(given: Settings) -> AsyncIterator[Any]:
 
 @pytest.fixture
 async def limited(admin: Any) -> AsyncIterator[dict[str, str]]:
-    """Username and password of one who may connect, and make nothing."""
+    """Username and password of a user who may connect, but create nothing."""
     name = f"limited_{uuid4().hex}"
     await admin.execute(f"create role {name} login password 's3cr3t'; revoke create on schema public from public")
     yield {"username": name, "password": "s3cr3t"}
@@ -235,7 +235,7 @@ async def test_a_node_holds_one_connection_and_nothing_is_left_of_it(wire: Wire,
     (pid,) = {row["pid"] for row in await admin.fetch(connections)} - before
     await killed.transport.subscribe(topic)
     patience = await killed.transport._ask("fetchval", "select current_setting('tcp_user_timeout')")
-    assert patience in ("6s", "6000")  # the milliseconds after which the server lets go of who went away in silence
+    assert patience in ("6s", "6000")  # after these milliseconds the server drops a client that went away silently
     await admin.execute("select pg_terminate_backend($1)", pid)
     await killed.losses.count(1)
     await killed.transport.close()

@@ -1,4 +1,4 @@
-"""How messages travel through PostgreSQL: LISTEN and NOTIFY, and a table for what is too large for a notification."""
+"""How messages travel through PostgreSQL: LISTEN and NOTIFY, and a table for frames too large for a notification."""
 
 import asyncio
 import math
@@ -37,7 +37,7 @@ FETCH = "select payload from %s where id = $1"
 
 
 class BrokerTransport(Transport[Settings]):
-    """One connection, on which one thing is asked at a time; what others notify arrives between the answers.
+    """One connection, with one request at a time; notifications from others arrive between the answers.
 
     A frame that is too large for a notification is stored for a minute, and `#` and its number are notified.
     """
@@ -65,7 +65,7 @@ class BrokerTransport(Transport[Settings]):
         user, password = settings.login
         patience = math.ceil(settings.heartbeat)
         tls = await asyncio.to_thread(ssl_context, settings) if settings.uses_tls else None
-        # All is given, be it empty, so that nothing is taken from the variables and the files of libpq.
+        # Everything is given, even if empty, so that nothing comes from the variables and files of libpq.
         return await asyncpg.connect(  # type: ignore[no-any-return, call-overload]
             host=target.host,
             port=target.port or PORT,
@@ -76,12 +76,12 @@ class BrokerTransport(Transport[Settings]):
             loop=CheckingLoop(tls, self.inbox.lost),
             direct_tls=False,
             target_session_attrs="any",
-            timeout=2 * settings.connect_timeout,  # the machinery is sooner
+            timeout=2 * settings.connect_timeout,  # the machinery's own is shorter
             server_settings=settings.options
             | {
-                "synchronous_commit": "off",  # no message outlives a crash: none waits for the disk
+                "synchronous_commit": "off",  # no message survives a crash: none waits for the disk
                 "lock_timeout": str(math.ceil(1000 * settings.heartbeat / 3)),  # a ping may be waiting behind
-                "tcp_keepalives_idle": str(patience),  # the server, too, is to notice who went away in silence
+                "tcp_keepalives_idle": str(patience),  # the server, too, must notice nodes that went away silently
                 "tcp_keepalives_interval": str(patience),
                 "tcp_user_timeout": str(3000 * patience),
             },
@@ -109,7 +109,7 @@ class BrokerTransport(Transport[Settings]):
         await self._catch_up()
 
     async def ping(self) -> None:
-        with suppress(asyncpg.PostgresError):  # an answer all the same
+        with suppress(asyncpg.PostgresError):  # still an answer
             await self._check_role()
             if self._has_stored:
                 await self._ask("execute", self._sql(EXPIRE))
@@ -128,7 +128,7 @@ class BrokerTransport(Transport[Settings]):
         except asyncpg.UndefinedTableError:
             await self._ask("execute", self._sql(CREATE))
             await self._ask("execute", *store)
-        self._has_stored = True  # who stores also clears away, be it in silence
+        self._has_stored = True  # a node that stores also clears away, even when it is silent
 
     async def _check_role(self) -> None:
         """Raise `ConnectionError` if the server cannot serve the cluster: a standby takes neither LISTEN nor NOTIFY."""
@@ -147,7 +147,7 @@ class BrokerTransport(Transport[Settings]):
         self._arrived.put_nowait((pid, channel, str(note)))
 
     async def _catch_up(self) -> None:
-        """Return when all that has arrived is handed in."""
+        """Return when all that arrived is handed in."""
         mark = asyncio.get_running_loop().create_future()
         self._arrived.put_nowait(mark)
         await mark
@@ -168,7 +168,7 @@ class BrokerTransport(Transport[Settings]):
                 elif pid != own and channel in self._topics:
                     payload = await self._ask("fetchval", self._sql(FETCH), int(note[1:]))
             except ValueError:
-                payload = note.encode()  # somebody else's: the inbox tells
+                payload = note.encode()  # somebody else's: the inbox reports it
             except (asyncpg.PostgresError, asyncpg.InterfaceError):
                 continue  # the next frame shows that one is missing
             if payload is not None and channel in self._topics:

@@ -34,7 +34,7 @@ def version_of(jar: Path) -> str:
 
 
 def jars() -> list[str | Path]:
-    """Return what makes an emulator: its jar, and before it what that lacks, which Maven fetches the first time."""
+    """Return the emulator's jar, and before it the jars that it lacks, which Maven fetches the first time."""
     jar = emulator()
     version = MISMATCHED.get(version_of(jar))
     return [f"{fetch(f'grpc-api-{version}', f'io.grpc:grpc-api:{version}:alone')}/*", jar] if version else [jar]

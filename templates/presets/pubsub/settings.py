@@ -12,7 +12,7 @@ from .contract import ConnectorSettings, escape
 LONGEST_NAME = 255
 EMULATOR_PORT = 8085
 SHORTEST_EXPIRY = timedelta(days=1)
-ACK_DEADLINE = 10  # seconds, the least: for so long a node's loss may hold up what was on its way
+ACK_DEADLINE = 10  # seconds, the least: a node's loss may hold up messages in flight for so long
 
 
 class Settings(ConnectorSettings):
@@ -54,7 +54,7 @@ class Settings(ConnectorSettings):
 
     @property
     def emulator(self) -> str | None:
-        """Host and port of an emulator, if that is what is meant."""
+        """Host and port of the emulator, if the url means one."""
         place, is_path, _ = self._place
         if is_path or ":" in place:
             return place if ":" in place else f"{place}:{EMULATOR_PORT}"
@@ -71,17 +71,17 @@ class Settings(ConnectorSettings):
         return self.url.get_secret_value().partition("://")[2].rpartition("@")[2].partition("/")
 
     def topic_name(self, topic: str) -> str:
-        """What the service calls a topic."""
+        """Return the service's name of a topic."""
         name = escape(topic, longest=LONGEST_NAME - len(self.prefix))
         return f"projects/{self.project}/topics/{self.prefix}{name}"
 
     def subscription_name(self, topic: str, node: str) -> str:
-        """What the service calls a node's subscription to a topic."""
+        """Return the service's name of a node's subscription to a topic."""
         name = escape(topic, longest=LONGEST_NAME - len(self.prefix) - len(node) - 1)
         return f"projects/{self.project}/subscriptions/{self.prefix}{name}.{node}"
 
     def new_subscription(self, name: str, topic: str, node: str) -> dict[str, Any]:
-        """What the service is to know of a node's subscription to a topic."""
+        """Return the request for a node's new subscription to a topic."""
         return {
             "name": name,
             "topic": self.topic_name(topic),

@@ -189,7 +189,7 @@ async def test_a_login_is_refused_with_what_to_set_in_its_place(node: MakeNode, 
 
 
 class ShutDoor(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Lets nobody in, as the service does where the credentials are wrong."""
+    """Lets nobody in, like the service where the credentials are wrong."""
 
     def service(self, details: Any) -> Any:
         async def refuse(request: bytes, context: Any) -> None:

@@ -25,7 +25,7 @@ State = grpc.ChannelConnectivity
 OPTIONS = [
     ("grpc.enable_retries", 0),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.use_local_subchannel_pool", 1),  # or else a new channel would go on with the connection of a lost one
+    ("grpc.use_local_subchannel_pool", 1),  # or else a new channel would reuse the connection of a lost one
 ]
 ONCE: dict[str, Any] = {"retry": None, "timeout": None}
 FORBIDDEN = (errors.FailedPrecondition, errors.InvalidArgument, errors.NotFound, errors.PermissionDenied)
@@ -34,12 +34,12 @@ FORBIDDEN = (errors.FailedPrecondition, errors.InvalidArgument, errors.NotFound,
 class BrokerTransport(Transport[Settings]):
     """One channel, which carries a stream for each subscription, and all requests.
 
-    `inbox.memory` has this node's name at the service, and the names of all subscriptions that it may have there, also
+    `inbox.memory` has this node's name at the service, and the names of all subscriptions that it may have there, even
     to topics that were left in an outage. `inbox.topic_memory` has the name of the subscription to a topic.
     """
 
     takes_all_hosts = keeps_messages = True
-    max_frame_bytes = 10_000_000 - 1_000  # the largest request, without what it has besides a frame
+    max_frame_bytes = 10_000_000 - 1_000  # the largest request, less its bytes besides the frame
     _channel: Any = None
     _watching: asyncio.Task[None] | None = None
 
@@ -91,7 +91,7 @@ class BrokerTransport(Transport[Settings]):
 
     async def ping(self) -> None:
         nothing = f"projects/{self.settings.project}/subscriptions/ping"
-        with suppress(*FORBIDDEN):  # an answer all the same
+        with suppress(*FORBIDDEN):  # still an answer
             await self._subscriber.acknowledge(types.AcknowledgeRequest(subscription=nothing, ack_ids=["ping"]), **ONCE)
 
     async def leave(self) -> None:
@@ -108,7 +108,7 @@ class BrokerTransport(Transport[Settings]):
 
     async def _make_channel(self) -> Any:
         settings = self.settings
-        # What is not connected by then is given up; otherwise it would linger on after this transport.
+        # An attempt is given up by then; otherwise it would outlive this transport.
         options = [*OPTIONS, ("grpc.min_reconnect_backoff_ms", int(1000 * settings.connect_timeout))]
         if settings.emulator:
             return grpc.aio.insecure_channel(settings.emulator, options=options)
@@ -119,9 +119,9 @@ class BrokerTransport(Transport[Settings]):
         return PublisherGrpcAsyncIOTransport.create_channel(settings.endpoint, credentials, options=options)
 
     async def _watch(self, settled: asyncio.Event) -> None:
-        """Tell when the first attempt to connect has ended, well or not; and of a connection's end, when it has one.
+        """Report the end of the first attempt to connect, successful or not, and later the connection's end.
 
-        The channel would make another then. It is not to be left before it is closed: it tells its last state, too.
+        The channel would then open another one. Watch it until it is closed: it reports its last state, too.
         """
         state = self._channel.get_state(try_to_connect=True)
         while state in (State.IDLE, State.CONNECTING):
@@ -133,7 +133,7 @@ class BrokerTransport(Transport[Settings]):
             self.inbox.lost(ConnectionResetError("the connection ended"))
 
     async def _ask(self, topic: str, method: Callable[..., Awaitable[Any]], request: Any) -> None:
-        """Make a request that needs one of the service's topics, which is made if it is not there."""
+        """Make a request that needs one of the service's topics; create that if it is not there."""
         try:
             await method(request, **ONCE)
         except errors.NotFound:
@@ -142,7 +142,7 @@ class BrokerTransport(Transport[Settings]):
             await method(request, **ONCE)
 
     async def _open(self, name: str) -> Any:
-        """Return a stream of what comes for a subscription, once the service has had time to refuse it."""
+        """Return the stream of a subscription, once the service has had time to refuse it."""
         stream: Any = await self._subscriber.streaming_pull(**ONCE)
         first = {"subscription": name, "stream_ack_deadline_seconds": ACK_DEADLINE, "client_id": self._node}
         try:
@@ -171,7 +171,7 @@ class BrokerTransport(Transport[Settings]):
                         await stream.write(types.StreamingPullRequest(ack_ids=[each.ack_id for each in arrived]))
                 if not is_of_use:
                     raise ConnectionResetError("the service ended a stream that had brought nothing")
-                await self.ping()  # what ended may be more than the stream
+                await self.ping()  # perhaps more than the stream has ended
                 if self._watching and self._watching.done():
                     return
                 stream = await self._open(name)

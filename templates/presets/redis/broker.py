@@ -14,7 +14,7 @@ from .contract.public import READY_WITHIN, Certificate, Cluster, Missing, Server
 
 
 class Broker(Server):
-    """A server that keeps no messages on disk, and its own configuration in a file, also what others change of it."""
+    """A server that keeps no messages on disk, and its own configuration in a file, including changes by others."""
 
     speaks_tls: ClassVar = shutil.which("redis-server") is not None
     changes_passwords: ClassVar = True
@@ -76,7 +76,7 @@ def find_valkey() -> str:
 
 
 class Sentinel(Broker):
-    """One that watches a primary, and has a replica take its place if it is gone."""
+    """A sentinel, which watches a primary, and has a replica take its place if it is gone."""
 
     def command(self) -> list[str]:
         return [*super().command(), "--sentinel"]
@@ -140,7 +140,7 @@ class Sentinels(Cluster):
         return counts == (1, 2)
 
     async def switch_over(self) -> None:
-        """Have the sentinels put the replica in the primary's place; return when the old primary is a replica, too."""
+        """Have the sentinels promote the replica; return when the old primary is a replica."""
         old = next(server for server in (self._primary, self._replica) if _role(server) == "master")
         await asyncio.to_thread(self.sentinels[0].ask, "SENTINEL FAILOVER", self.name)
         await asyncio.to_thread(_wait_until, lambda: _role(old) == "slave", "the old primary as a replica")
@@ -166,7 +166,7 @@ class RedisCluster(Cluster):
         return f"redis://{','.join(f'127.0.0.1:{server.port}' for server in self._servers)}"
 
     def start(self) -> None:
-        """Start them all, and wait until each can reach each."""
+        """Start them all, and wait until each can reach every other."""
         first, primaries, replicas = self._servers[0], self._servers[:3], self._servers[3:]
         for server in self._servers:
             bus = free_port()

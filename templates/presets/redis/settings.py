@@ -47,7 +47,7 @@ class Settings(TlsSettings):
 
     @property
     def primary_name(self) -> str | None:
-        """The name by which the sentinels know the primary, if the url is theirs; "" if it has none."""
+        """The sentinels' name of the primary, if the url is theirs; "" if it has none."""
         if self.address.scheme not in SENTINELS:
             return None
         name = self.address.rest.removeprefix("/")

@@ -26,7 +26,7 @@ async def admin(given: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def limited(admin: Redis) -> AsyncIterator[dict[str, str]]:
-    """Username and password of one who may use the channel `allowed` and its commands, and nothing else."""
+    """Username and password of a user with the channel `allowed` and its commands, and nothing else."""
     name = f"limited-{uuid4().hex}"
     rights = ["+publish", "+subscribe", "+unsubscribe"]
     await admin.acl_setuser(name, enabled=True, passwords=["+s3cr3t"], channels=["allowed"], commands=rights)
@@ -120,7 +120,7 @@ async def test_a_server_that_becomes_a_replica_is_left_while_it_still_answers(
 
 @asynccontextmanager
 async def talking(node: MakeNode, topic: str, **settings: Any) -> AsyncIterator[tuple[Node, Node]]:
-    """Have one node publish numbers that another hears, while the block runs; both lose and find their server in it."""
+    """Publish numbers from one node to another while the block runs; both lose and find their server in it."""
     one, other = [await node(noisy=True, publish_timeout=30, **settings) for _ in range(2)]
     mailbox, numbers, is_over = Log(), count(), asyncio.Event()
     await other.subscribe(topic, mailbox)
@@ -154,7 +154,7 @@ async def test_nodes_follow_the_sentinels_to_another_primary_and_leave_the_old_o
         old.stop()
         for each in nodes:
             await each.until_ready(2)
-        old.start()  # for ten seconds, it takes itself for a primary
+        old.start()  # for ten seconds, it thinks it is a primary
         late: Node = await node(url=sentinels.url)
         mailbox = Log()
         await late.subscribe(topic, mailbox)
@@ -240,7 +240,7 @@ HELLO = b"%2\r\n+mode\r\n+standalone\r\n+role\r\n+master\r\n"
 
 @asynccontextmanager
 async def scripted(greeting: bytes = b"", **answers: bytes) -> AsyncIterator[str]:
-    """Lend the url of a server for one connection, which answers each command by what stands under its first word."""
+    """Lend the url of a server for one connection, which answers each command with the entry for its first word."""
     closed = Log()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -91,7 +91,7 @@ class BrokerTransport(Transport[Settings]):
         return host.decode(), int(port)
 
     async def _check_role(self, user: str | None = None, password: str | None = None) -> None:
-        """Raise `ConnectError` unless what is published at the server reaches all; a cluster's replicas pass it on."""
+        """Raise `ConnectError` unless messages published at the server reach all; a cluster's replicas pass them on."""
         assert self._dialogue
         hello = await self._dialogue.greet(user, password)
         if hello.get(b"mode") == b"sentinel":
@@ -121,7 +121,7 @@ class Answer(Receipt):
 
 
 class Dialogue(asyncio.Protocol):
-    """The server's answers, in the order of the questions; what it pushes stands between them."""
+    """The server's answers, in the order of the questions, with its pushes between them."""
 
     def __init__(self, inbox: Inbox) -> None:
         self._received = inbox.received
@@ -140,7 +140,7 @@ class Dialogue(asyncio.Protocol):
     ) -> Answer:
         """Send a command; return its answer, which is the error that `refused` makes of a text if the server says no.
 
-        Instead of answering, the server confirms some commands by a push that begins with `pushed`.
+        Instead of answering, the server confirms some commands with a push that begins with `pushed`.
         """
         self._socket.write(hiredis.pack_command(command))  # type: ignore[arg-type]
         answer = Answer(loop=self._loop)
@@ -156,7 +156,7 @@ class Dialogue(asyncio.Protocol):
         return said
 
     def close(self) -> None:
-        """End the connection; its loss is not told any more."""
+        """End the connection; its loss is no longer reported."""
         self._lost = lambda error: None
         self._socket.abort()  # unsent bytes would keep the socket open
 
@@ -181,7 +181,7 @@ class Dialogue(asyncio.Protocol):
             self._socket.abort()
 
     def _check(self, data: bytes) -> None:
-        """Raise `ValueError` for lengths and numbers that no server means, since hiredis makes room for all of them."""
+        """Raise `ValueError` for absurd lengths and numbers, since hiredis allocates memory for all of them."""
         at = self._rest
         while at < len(data) and (head := HEAD.match(data, at)):
             at = head.end() + (int(head[1]) + 2 if head[1] else 0)

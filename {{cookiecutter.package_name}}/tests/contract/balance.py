@@ -1,4 +1,4 @@
-"""What was sent, and what became of it at each node."""
+"""Messages sent, and their outcome at each node."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,7 +9,7 @@ from .nodes import Log, Node, eventually
 
 
 def losses(node: Node) -> int:
-    """How many lost connections a node has told of."""
+    """How many lost connections a node has reported."""
     return sum(isinstance(error, contract.ConnectionLostError) for error in node.errors.items)
 
 
@@ -25,7 +25,7 @@ def reported(node: Node) -> int:
 
 
 async def balance(nodes: list[Node], topic: str, disturb: Callable[[], Awaitable[None]], times: int) -> None:
-    """Publish from all nodes while they are disturbed; all that was sent must have come, in order, or be told of.
+    """Publish from all nodes while they are disturbed; all that was sent must have come, in order, or be reported.
 
     Each disturbance must cost every node its connection.
     """
@@ -58,6 +58,6 @@ async def balance(nodes: list[Node], topic: str, disturb: Callable[[], Awaitable
 
 
 async def mailbox_and_errors(node: Node, mailbox: Log, wanted: int) -> None:
-    """Return when what a node got and what it was told to have missed make up what was sent to it."""
+    """Return when the messages that a node got and those that it missed make up those sent to it."""
     await eventually(lambda: len(mailbox.items) + reported(node) >= wanted, f"{wanted} messages, or word of their loss")
     assert len(mailbox.items) + reported(node) == wanted

@@ -1,4 +1,4 @@
-"""What all the rest needs is tried before it, also where tests run side by side; where much fails, a run ends soon."""
+"""Basic tests run before the rest, even where tests run side by side; where much fails, a run ends soon."""
 
 import tempfile
 import time
@@ -12,10 +12,10 @@ from .nodes import ENOUGH, PATIENCE, WAITED
 from .selection import DECLARED, is_basic
 
 ENOUGH_SECONDS, ENOUGH_FAILURES = 20.0, 3
-"""A run ends when so many tests have failed, or a basic one, and they took so long: the rest would tell nothing new."""
+"""A run ends when this many tests have failed, or a basic one, and took this long: the rest would show nothing new."""
 
 FAILURES = 10
-"""The `--maxfail` of pyproject.toml; with another, the run goes on as long as that says."""
+"""The `--maxfail` of pyproject.toml; another one overrides this rule."""
 
 _NOTES = pytest.StashKey[Path]()
 """The folder where all processes of a run note how basic tests have ended, and what has failed: an empty file each."""
@@ -55,7 +55,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def _wait_for_basics(session: pytest.Session, folder: Path) -> None:
-    """Return when all basic tests are through, wherever they run, or make no progress; hasten the rest if one has failed."""
+    """Return when all basic tests are done, wherever they run, or no longer advance; hasten the rest if one failed."""
     basics = {place for place, item in enumerate(session.items) if is_basic(item)}
     notes: list[Note] = []
     latest = time.monotonic()

@@ -1,4 +1,4 @@
-"""Programs without an event loop, which use a connector as scripts, web servers and task queues do.
+"""Programs without an event loop, which use a connector like scripts, web servers and task queues.
 
     python blocked.py PACKAGE PROGRAM TOPIC
 
@@ -28,7 +28,7 @@ def speak(connector: Any, topic: str, name: str) -> None:
 
 
 def end(connector: Any, topic: str) -> None:
-    """End when all is accepted, with an exit handler that was there before, and comes too late."""
+    """End when all is accepted, with an exit handler that was registered earlier, and comes too late."""
     atexit.register(publish_late, connector, topic)
     speak(connector, topic, "parent")
 
@@ -71,7 +71,7 @@ def drop(connector: Any, topic: str) -> None:
 
 
 def fork(connector: Any, topic: str) -> None:
-    """Fork twice: by `os.fork`, and by `multiprocessing`."""
+    """Fork twice: with `os.fork`, and with `multiprocessing`."""
     child = os.fork()
     if not child:
         speak(connector, topic, "forked")
@@ -123,7 +123,7 @@ def interrupt(connector: Any, topic: str) -> None:
     signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     with suppress(connector.connector_class.errors.ClosedError):
-        for number in itertools.count():  # which waits seldom, so that many a signal comes in the midst of its work
+        for number in itertools.count():  # it seldom waits, so that many signals come in the middle of its work
             (connector.publish_nowait if number % 100 else connector.publish)(topic, ["parent", number])
 
 
@@ -138,7 +138,7 @@ def interrupt_exit(connector: Any, topic: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    atexit.register(os._exit, 0)  # after the connector's: native code may not bear that its thread is cut off
+    atexit.register(os._exit, 0)  # after the connector's: native code may not survive that its thread is cut off
     connector.publish_nowait(topic, ["parent", 0])
     threading.Thread(target=interrupt_then, daemon=True).start()
 

@@ -12,7 +12,7 @@ PLACES, LINES = 6, 12
 
 
 class Brief:
-    """Says of each failure what, and where in the project's own files, unless tracebacks are asked for by `--tb`."""
+    """Says what failed, and where in the project's own files, unless `--tb` asks for tracebacks."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -39,7 +39,7 @@ class Brief:
             terminalreporter.write_line("Each failure is told in brief; with --tb=long all of it is shown.")
 
     def in_brief(self, error: BaseException) -> str:
-        """Return where an error came up, as far as that is in the project, and what it says, also of its causes."""
+        """Return where an error came up, as far as that is in the project, and what it and its causes say."""
         places = [
             f"{Path(frame.filename).relative_to(self._root)}:{frame.lineno} in {frame.name}: {frame.line}"
             for frame in traceback.extract_tb(error.__traceback__)

@@ -19,7 +19,7 @@ class Certificate:
     ca: Path
     cert: Path
     key: Path
-    """In the form PKCS #8, which all servers read."""
+    """In the format PKCS #8, which all servers read."""
 
 
 class Authority:

@@ -86,7 +86,7 @@ class Level(NamedTuple):
     real: tuple[str, ...] = ()
     """Clauses that must hold on a real broker, not only simulated."""
     matters: tuple[str, ...] = ()
-    """What tests in tests/test_broker.py must prove, by the marker `production`."""
+    """What tests in tests/test_broker.py must prove, with the marker `production`."""
 
 
 MATTERS = {

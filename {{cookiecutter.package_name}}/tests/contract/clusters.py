@@ -1,4 +1,4 @@
-"""Clusters of servers, of which a test kills, freezes and brings back one at a time; and the table of what it has seen."""
+"""Clusters of servers, of which a test kills, freezes and brings back one at a time; and the table of its results."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Cluster(ABC):
-    """Several servers that stand for one broker. A subclass makes the servers, and says where nodes connect."""
+    """Several servers that act as one broker. A subclass creates the servers, and says where nodes connect."""
 
     title: ClassVar[str]
     """What it is, for the table."""
@@ -64,12 +64,12 @@ class Cluster(ABC):
             server.wait_until_ready()
 
     def stop(self) -> None:
-        """Stop all servers, also those that are frozen."""
+        """Stop all servers, even those that are frozen."""
         for server in self.servers:
             server.stop()
 
     def victim(self) -> Server:
-        """Return the server that most depends on: that to which most of this process's connections lead."""
+        """Return the most important server: the one to which most of this process's connections lead."""
         connected = _connected_ports()
         return max(self.servers, key=lambda server: connected[server.port])
 
@@ -83,11 +83,11 @@ class Cluster(ABC):
         await asyncio.to_thread(back.wait_until_ready)
 
     async def thaw(self, frozen: Server) -> None:
-        """Let a server go on that was frozen, and do what an operator does then."""
+        """Let a frozen server go on, and do what an operator does then."""
         frozen.thaw()
 
     async def switch_over(self) -> None:
-        """Have another server serve in place of the one that does, in good order."""
+        """Hand over from the server that serves to another one, in good order."""
         raise NotImplementedError
 
 

@@ -20,7 +20,7 @@ FILES = ("CONFORMANCE.md", "conformance.json", "conformance.svg")
 
 @dataclass(frozen=True)
 class ClauseLine:
-    """What is to be said of one clause."""
+    """The verdict on one clause."""
 
     id: str
     text: str
@@ -71,7 +71,7 @@ class Conformance:
     production: tuple[str, ...]
     figures: tuple[FigureLine, ...]
     part: str
-    """What selected a part of the tests; empty when all of them ran."""
+    """The option that selected a part of the tests; empty when all of them ran."""
 
     def reached(self) -> str:
         """Return the name of the highest level that is reached; an empty text if there is none."""
@@ -86,7 +86,7 @@ def write(folder: Path, results: Results) -> None:
 
 
 def gather(results: Results) -> Conformance:
-    """Return what a run has come to, and where it ran."""
+    """Return the results of a run, and where it ran."""
     verdicts = {clause: verdict_of(clause, results) for clause in CLAUSES}
     package = Connector.__module__.partition(".")[0]
     return Conformance(
@@ -122,7 +122,7 @@ def gather(results: Results) -> Conformance:
 
 
 def _clients(package: str) -> dict[str, str]:
-    """Return the versions of what the package itself asks for: the client of the broker, and the rest."""
+    """Return the versions of the package's own dependencies: the client of the broker, and the rest."""
     found: dict[str, str] = {}
     points = [point for point in entry_points(group="deepstream.msg") if point.module == package]
     for point in points[:1]:

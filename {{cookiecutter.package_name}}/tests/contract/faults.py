@@ -15,7 +15,7 @@ Trouble = Callable[[Any, Any], Awaitable[None]]
 
 
 class Unshowable(Exception):
-    """An exception that cannot say what it is."""
+    """An exception whose text cannot be had."""
 
     def __repr__(self) -> str:
         raise ValueError("no words")
@@ -82,7 +82,7 @@ def hold_until(gate: asyncio.Event, entered: Callable[[Any], None], when: Callab
 
 
 async def until_down(node: Node, times: int) -> None:
-    """Return when a node has told of so many lost connections."""
+    """Return when a node has reported so many lost connections."""
     await node.errors.until(
         lambda errors: sum(isinstance(error, contract.ConnectionLostError) for error in errors) >= times,
         f"lost connection number {times}",
@@ -147,9 +147,9 @@ def forged(
 async def pauses(step: float = 0) -> AsyncIterator[Log]:
     """Measure how long other tasks keep the event loop without a break, in seconds of the thread's own time.
 
-    It is looked at in every turn of the loop, or every `step` seconds; then two or three turns count as one.
+    It is measured in every turn of the loop, or every `step` seconds; then two or three turns count as one.
 
-    The garbage collector rests meanwhile: how long it takes depends on what the whole test run has piled up.
+    The garbage collector rests meanwhile: its time depends on what the whole test run has piled up.
     """
     log, is_over = Log(), asyncio.Event()
 

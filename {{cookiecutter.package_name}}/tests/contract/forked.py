@@ -1,4 +1,4 @@
-"""A server that makes its connector before it forks, as gunicorn does with --preload.
+"""A server that creates its connector before it forks, like gunicorn with --preload.
 
     python forked.py PACKAGE made TOPIC
     python forked.py PACKAGE connected TOPIC

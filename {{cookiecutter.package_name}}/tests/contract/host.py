@@ -1,4 +1,4 @@
-"""A realtime server in small: joins a cluster by whichever connector it is told to use, and does as it is told.
+"""A realtime server in small: joins a cluster through whichever connector it is told to use, and does as it is told.
 
     python host.py NAME
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def say(*event: Any) -> None:
-    """Tell who runs this of an event."""
+    """Report an event to the test."""
     print(json.dumps(event), flush=True)
 
 

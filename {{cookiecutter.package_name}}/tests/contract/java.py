@@ -11,7 +11,7 @@ from .server import Missing, find_program
 INSTALL = "apt-get install default-jre-headless maven"
 
 KEPT = Path.home() / ".cache" / "msg-connector-template"
-"""Where lies what Maven has fetched."""
+"""The folder of all that Maven has fetched."""
 
 OPTIONS = [
     *("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),  # soon ready, on a small machine

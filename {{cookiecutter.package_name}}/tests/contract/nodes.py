@@ -1,4 +1,4 @@
-"""What the tests of the pack hold in their hands: nodes that are watched, mailboxes, events."""
+"""The tools of the pack's tests: nodes that are watched, mailboxes, events."""
 
 import asyncio
 import gc
@@ -29,11 +29,11 @@ from .server import free_port
 PATIENCE = 20.0
 """Seconds after which an event that did not come is a failure; nothing waits that long when all is well."""
 HASTE = 3.0
-"""The same, once `ENOUGH` tests have waited in vain: then something is broken, and the rest is to be told soon."""
+"""The same, once `ENOUGH` tests have waited in vain: then something is broken, and the rest must fail soon."""
 ENOUGH = 3
 
 PHASES = (Phase.explicit, Phase.generate)
-"""What Hypothesis does with a broker: no search for a smaller example, in which each step may have to wait in vain."""
+"""Hypothesis's phases with a broker: no search for a smaller example, in which each step may have to wait in vain."""
 
 WAITED = pytest.StashKey[list[str]]()
 """What the tests of a run have waited for in vain."""
@@ -51,9 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @asynccontextmanager
 async def patience(wanted: Wanted = "", came: Sequence[Any] = ()) -> AsyncIterator[None]:
-    """Fail what is within for waiting in vain when it takes too long, and say for what, and what came instead.
+    """Fail the block when it has waited too long, and say what it waited for, and what came instead.
 
-    If nothing is said to be `wanted`, it is the end of the line that was waiting.
+    If `wanted` is not given, it is the end of the line that was waiting.
     """
     waited = _waited.get()
     seconds = PATIENCE if len(waited) < ENOUGH else HASTE
@@ -70,13 +70,13 @@ async def patience(wanted: Wanted = "", came: Sequence[Any] = ()) -> AsyncIterat
 
 
 def _line_of(error: TimeoutError) -> str | None:
-    """Return the line that was cancelled by the time-out, of the function that set it."""
+    """Return the line that the timeout has cancelled, in the function that set it."""
     cancelled = traceback.extract_tb(error.__cause__.__traceback__ if error.__cause__ else None)
     return next((frame.line for frame in cancelled if frame.filename != __file__), "the next step")
 
 
 async def eventually(condition: Callable[[], object], wanted: Wanted, every: float = 0.01) -> None:
-    """Return when `condition()`, which may be a coroutine, is true; it is looked at each `every` seconds.
+    """Return when `condition()`, which may be a coroutine, is true; it is checked every `every` seconds.
 
     For what sends no event: a server, a process, a counter. Fails like `patience`.
     """
@@ -100,7 +100,7 @@ class Log:
         self._waiters.clear()
 
     async def until(self, condition: Callable[[list[Any]], bool], wanted: str = "what was to come") -> list[Any]:
-        """Return what came when `condition` of it holds; if that is never so, fail, saying what was `wanted`."""
+        """Return what came, once `condition` holds for it; if it never does, fail, and say what was `wanted`."""
         async with patience(wanted, self.items):
             while not condition(self.items):
                 waiter = asyncio.get_running_loop().create_future()
@@ -122,7 +122,7 @@ class Node(Connector):
     """A connector whose events are kept."""
 
     errors: Log  # type: ignore[assignment, misc]
-    """The `error` events; what a connector has under this name, tests have as `contract`."""
+    """The `error` events; the connector's module of this name is `contract` in tests."""
 
     def __init__(self, settings: Settings | Callable[[], Settings]) -> None:
         super().__init__(settings)
@@ -146,21 +146,21 @@ class Node(Connector):
         await self.readies.until(lambda readies: len(readies) >= times, f"ready event number {times}")
 
     async def until_down(self) -> None:
-        """Return when the loss of the connection has been told."""
+        """Return when the loss of the connection has been reported."""
         await self.error(contract.ConnectionLostError)
 
 
 class Spy(BrokerTransport):
-    """The transport of the package, which tells of its calls and can be made to misbehave.
+    """The transport of the package, which reports its calls and can be made to misbehave.
 
-    A method that is called for the control topic goes by another name, as "control publish", so that a test about
+    A method that is called for the control topic has another name, such as "control publish", so that a test about
     `publish` is about topics of its own.
     """
 
     calls: list[tuple[str, Any]]
     """(method, topic), shared by the transports of one node."""
     trouble: dict[str, Any]
-    """By method: awaited before the real one is called; what it raises is raised."""
+    """By method: awaited before the real one is called; its exception is raised."""
     payload = b""
     """What is being published."""
     _is_closing = False
@@ -201,7 +201,7 @@ class Spy(BrokerTransport):
 
     async def _do(self, method: str, topic: str | None) -> None:
         if self._is_closing:
-            return  # the transport itself calls it, as a part of closing
+            return  # called by the transport itself, as a part of closing
         if topic == self.settings.control_topic:
             method = f"control {method}"
         self.calls.append((method, topic))
@@ -235,7 +235,7 @@ def in_environment(settings: Settings) -> dict[str, str]:
 
 
 class Host:
-    """The program `host.py` in a process of its own; `events` has what it tells, and `["end"]` when that ends."""
+    """The program `host.py` in a process of its own; `events` has its reports, and `["end"]` when it ends."""
 
     _process: asyncio.subprocess.Process | None = None
 
@@ -269,7 +269,7 @@ class Host:
         return await self._end()
 
     async def kill(self) -> None:
-        """Kill it, if it has not ended, without a chance to say good-bye."""
+        """Kill it, if it has not ended, without a chance to say goodbye."""
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._end()
@@ -352,7 +352,7 @@ def bad_host(fault: str) -> Iterator[contract.Target]:
 
 
 def at_hosts(settings: Settings, *hosts: contract.Target) -> str:
-    """Return the url of settings with these hosts in place of those that it has."""
+    """Return the url of settings with these hosts in place of its own."""
     return replace(settings.address, hosts=hosts).url
 
 

@@ -28,7 +28,7 @@ from .report import BROKER
 from .server import Missing, Server
 
 TROUBLE = pytest.StashKey[str]()
-"""What keeps all tests from the broker, once it is known."""
+"""The reason why no test reaches the broker, once it is known."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -37,7 +37,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def give_up(config: pytest.Config, text: str) -> NoReturn:
-    """Fail a test for what is the trouble of all, and let the others wait."""
+    """Fail one test for the trouble that all have, and let the others wait."""
     config.stash[TROUBLE] = text
     raise pytest.fail.Exception(text, pytrace=False) from None
 
@@ -119,7 +119,7 @@ def given(request: pytest.FixtureRequest) -> Settings:
         source = f"the url in {TEST_URL}" if Elsewhere.url else "tests/settings.py"
         give_up(request.config, f"The settings of the tests cannot be used, because of {source}: {error}")
     if not (blanks.is_written("publish") and blanks.is_written("subscribe")):
-        BrokerTransport.keeps_messages = True  # so that nodes do without the control topic as long as they have to
+        BrokerTransport.keeps_messages = True  # so that nodes do without the control topic while they must
     if blanks.is_written("connect"):
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, try_to_connect(request.config, altered(settings, **FAST))).result()
@@ -132,7 +132,7 @@ def place_of(frame: traceback.FrameSummary) -> str:
 
 
 async def try_to_connect(config: pytest.Config, settings: Settings) -> None:
-    """Let all tests wait if there is no connecting to the broker."""
+    """Let all tests wait if the broker cannot be reached."""
     connector = Connector(settings)
     try:
         await connector.connect()
@@ -156,7 +156,7 @@ def altered(settings: Settings, **changes: Any) -> Settings:
 
 @pytest.fixture
 def change(given: Settings, pytestconfig: pytest.Config) -> Change:
-    """The settings of the tests, with changes; once too much was waited for in vain, no broker is waited for long."""
+    """The settings of the tests, with changes; once too many waits were in vain, no wait for a broker is long."""
     is_hasty = len(pytestconfig.stash[WAITED]) >= ENOUGH
 
     def change(**changes: Any) -> Settings:
@@ -192,7 +192,7 @@ async def node(change: Change, proxy: Proxy, serve: Serve, proxy_for: ProxyFor) 
 
 @pytest.fixture
 async def host(given: Settings) -> AsyncIterator[MakeHost]:
-    """Starts hosts, each a process of its own, which have ended or are killed when the test is over."""
+    """Starts hosts, each in a process of its own; those still running when the test is over are killed."""
     hosts: list[Host] = []
 
     async def make() -> Host:
@@ -216,7 +216,7 @@ async def proxy(given: Settings, broker: Broker) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 def through(given: Settings, broker: Broker, proxy: Proxy) -> dict[str, Any]:
-    """The changes of the settings by which a node's connections lead through the proxy."""
+    """The changes of the settings that lead a node's connections through the proxy."""
     return broker.through(given, proxy.ports)
 
 

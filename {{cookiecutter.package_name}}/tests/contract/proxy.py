@@ -21,7 +21,7 @@ class Connection:
         self.heal()
 
     def cut(self, reset: bool = False) -> None:
-        """Break it: by its orderly end, or by a reset."""
+        """Break it: with an orderly end, or with a reset."""
         if reset:
             peer: socket.socket = self._client.get_extra_info("socket")
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -34,7 +34,7 @@ class Connection:
             self._flowing[way].clear()
 
     def heal(self, *ways: str) -> None:
-        """Forward again, also what came meanwhile; in these directions, or in both."""
+        """Forward again, including what came meanwhile; in these directions, or in both."""
         for way in ways or self._flowing:
             self._flowing[way].set()
 
@@ -61,7 +61,7 @@ class Proxy:
         """Those that are open now, in the order in which they came."""
         self.accepted = 0
         self.overheard: bytearray | None = None
-        """What clients send, if it is set to something."""
+        """Records what clients send, if it is set."""
         self.babble = b""
         """What clients get, again and again, from the next time on that the broker says something."""
 
@@ -86,14 +86,14 @@ class Proxy:
     def mute(self, *ways: str) -> None:
         """Forward nothing, and close nothing, until `heal`: the silence of a pulled cable, or of one way, `in` or `out`.
 
-        That goes for connections that are still to come, too.
+        That holds for later connections, too.
         """
         self._mute = ways or ("in", "out")
         for each in self.connections:
             each.mute(*ways)
 
     async def heal(self) -> None:
-        """Forward again, also what came meanwhile, and take connections."""
+        """Forward again, including what came meanwhile, and take connections."""
         self._mute = ()
         for each in self.connections:
             each.heal()
@@ -106,7 +106,7 @@ class Proxy:
         await self._break(list(connections or self.connections), reset)
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Return when `condition` holds; it is looked at whenever a connection comes or goes."""
+        """Return when `condition` holds; it is checked whenever a connection comes or goes."""
         while not condition():
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)

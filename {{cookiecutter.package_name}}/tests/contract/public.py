@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}
-"""Settings under which recovery takes no longer than a busy machine needs to be told from a dead one."""
+"""Settings for the fastest recovery with which a busy machine does not look like a dead one."""
 
 # The types of the fixtures that are called.
 

@@ -14,7 +14,7 @@ INSTALL = "apt-get install rabbitmq-server, or set the url of one that runs"
 
 
 class PortMapper(Server):
-    """The daemon `epmd`, by which the nodes and tools of Erlang find each other; its folder has what they must share."""
+    """The daemon `epmd`: through it, Erlang's programs find each other; its folder has what they must share."""
 
     def command(self) -> list[str]:
         words = ["-address", "127.0.0.1", "-port", str(self.port)]
@@ -28,8 +28,8 @@ class PortMapper(Server):
 class RabbitMQ(Server):
     """One node, with a port mapper of its own unless it shares one.
 
-    `options` has more lines of its file. Vhosts, users and rights are its `definitions`; where there is a `login`, that
-    user alone gets in, and may do all.
+    `options` has more lines of its file. Vhosts, users and rights are its `definitions`; where there is a `login`, only
+    that user gets in, and may do all.
     """
 
     workers = 2

@@ -1,4 +1,4 @@
-"""What the run has come to: the table at the end, the files of `--report`, and the last line, which says what is next."""
+"""The results of the run: the table at the end, the files of `--report`, and the last line, which says what is next."""
 
 import os
 import traceback
@@ -31,7 +31,7 @@ from .verdicts import (
 )
 
 RESULTS = pytest.StashKey[Results]()
-"""What the run has come to so far, as its reports say; with xdist, in the process that reads them."""
+"""The results of the run so far, from its reports; with xdist, in the process that reads them."""
 
 BROKER = pytest.StashKey[str]()
 """Which broker the tests talk to; with xdist, in the process of the tests."""
@@ -65,7 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count as skipped what has no server here, and what fails as it was declared."""
+    """Count as skipped tests without a server here, and tests that fail as declared."""
     report = yield
     error = call.excinfo.value if call.excinfo else None
     if isinstance(error, Missing):
@@ -89,7 +89,7 @@ def _skip(report: pytest.TestReport, item: pytest.Item, reason: str) -> None:
 
 
 class Recorder:
-    """Reads the reports of all tests, wherever they ran, and says at the end what they come to."""
+    """Reads the reports of all tests, wherever they ran, and sums them up at the end."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

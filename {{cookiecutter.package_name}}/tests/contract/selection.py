@@ -10,7 +10,7 @@ from .clauses import ALL, CLAUSES
 from .verdicts import NOT_APPLICABLE, WAITS
 
 DECLARED = pytest.StashKey[str]()
-"""The reason in `Broker.not_applicable`, of an item that runs all the same, for the report."""
+"""The reason in `Broker.not_applicable`, of an item that still runs, for the report."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _wanted(config: pytest.Config) -> set[str]:
-    """Return the ids of the clauses that are asked for, if not all are."""
+    """Return the ids of the selected clauses, if not all are."""
     return {clause.strip().upper() for clause in config.option.clause.split(",") if clause.strip()}
 
 
@@ -50,7 +50,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def asked_for(config: pytest.Config) -> frozenset[str]:
-    """Return the clauses of which all tests are selected, where a part is."""
+    """Return the clauses whose tests are all selected, where only a part is."""
     wanted = _wanted(config)
     return frozenset(wanted if selected_by(config) == f"--clause {config.option.clause}" else ())
 
@@ -97,7 +97,7 @@ def _can(needs: pytest.Mark) -> bool:
 
 
 def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the tests of the clauses that are asked for."""
+    """Keep only the tests of the selected clauses."""
     if wanted := _wanted(config):
         out = [item for item in items if not wanted & set(clauses_of(item))]
         items[:] = [item for item in items if wanted & set(clauses_of(item))]
@@ -105,7 +105,7 @@ def _select(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def is_basic(item: pytest.Item) -> bool:
-    """Return whether all the rest needs what a test tries."""
+    """Return whether all other tests need what this one tries."""
     return item.get_closest_marker("basic") is not None
 
 
@@ -117,7 +117,7 @@ def _rank(item: pytest.Item) -> int:
 
 
 def _note(item: pytest.Item, clauses: list[str]) -> None:
-    """Have the reports of a test say what it is about, also where they are read in another process."""
+    """Have the reports of a test say what it is about, even where another process reads them."""
     item.user_properties += [("clauses", " ".join(clauses)), ("rank", _rank(item))]
     for marker in item.iter_markers("simulated"):
         item.user_properties.append(("simulated", " ".join(marker.args)))

@@ -39,7 +39,7 @@ except OSError as error:
     sys.exit(f"{sys.argv[1]}: {error}")
 """
 DYING_WITH_PARENT = [sys.executable, "-I", "-S", "-c", _LAUNCHER] if sys.platform == "linux" else []
-"""What comes before a server's command. It is a program, since a process with threads can run no code after a fork."""
+"""Put before a server's command. It is a program, since a process with threads can run no code after a fork."""
 
 
 class Missing(Exception):
@@ -83,7 +83,7 @@ def _place(url: str) -> tuple[str, int]:
 
 
 class Server(ABC):
-    """One broker. A subclass says how it is started, and at which url it is found then.
+    """One broker. A subclass says how it is started, and at which url it is then.
 
     `folder` is empty, the server's own, and removed at the end. A server keeps its ports when it
     is started again.
@@ -93,10 +93,10 @@ class Server(ABC):
     """Clauses that this broker cannot keep, each with the reason; or the names of tests, if the rest of a clause holds."""
 
     absurd: ClassVar[Mapping[str, bytes]] = MappingProxyType({})
-    """By name, lengths of this broker's protocol that no client may believe: they are said to it in the broker's place."""
+    """By name, lengths in this broker's protocol that no client may believe: tests send them in its place."""
 
     workers: ClassVar[int] = 5
-    """How many of these servers a small machine can run: so many tests run side by side, since most of them wait."""
+    """How many of these servers a small machine can run: that many tests run side by side, since most of them wait."""
 
     is_durable: ClassVar[bool] = False
     """Whether a broker that keeps messages for nodes that are away keeps them over its own restart, too."""
@@ -108,7 +108,7 @@ class Server(ABC):
     """Whether the server can speak TLS here: then `command` and `url` heed `certificate` and `asks_for_certificate`."""
 
     certificate: Certificate | None = None
-    """What the server shows where it is to speak TLS, and TLS alone."""
+    """The server's certificate, where it is to speak TLS and nothing else."""
 
     asks_for_certificate: bool = False
     """Whether it takes only clients that show a certificate of the same authority."""
@@ -120,7 +120,7 @@ class Server(ABC):
     """The settings with which a node logs in there, besides user and password."""
 
     login: tuple[str, str] | None = None
-    """The user and the password without which it lets nobody in; `url` has no login then."""
+    """The only user and password that it lets in; `url` has no login then."""
 
     clusters: ClassVar[tuple[type["Cluster"], ...]] = ()
     """The kinds of clusters that can be started here, for `--clusters`."""
@@ -235,7 +235,7 @@ class Server(ABC):
             self._process = None
 
     def freeze(self) -> None:
-        """Stop the server where it is, as a machine that hangs: its connections stay, and nothing answers."""
+        """Freeze the server, like a machine that hangs: its connections stay, and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

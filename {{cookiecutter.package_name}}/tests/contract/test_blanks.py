@@ -1,4 +1,4 @@
-"""That nothing is left to fill in, and that there is a broker to test with."""
+"""Nothing is left to fill in, and there is a broker to test with."""
 
 import pytest
 

@@ -40,7 +40,7 @@ class Mailbox(Log):
 
 @pytest.fixture
 async def blocking(change: Change) -> AsyncIterator[MakeBlocking]:
-    """Makes blocking connectors, which are closed at the end."""
+    """Creates blocking connectors, which are closed at the end."""
     made: list[BlockingConnector] = []
 
     def make(**changes: Any) -> BlockingConnector:
@@ -69,7 +69,7 @@ async def mailbox(other: Node, topic: str) -> Log:
 
 
 async def run_blocked(given: Settings, program: str, topic: str) -> str:
-    """Run a program of `blocked.py`, which complains of nothing; return what it has printed."""
+    """Run a program of `blocked.py`, which must not complain; return what it has printed."""
     status, printed, complaints = await run_program(given, program, topic)
     assert (status, complaints) == (0, "")
     return printed
@@ -262,7 +262,7 @@ async def test_whatever_a_listener_raises_it_gets_the_next_message(
 
 
 class Repeater:
-    """A listener that has one of its own, which hears all twice."""
+    """A listener that calls another one, which hears all twice."""
 
     def __init__(self, listener: Log) -> None:
         self._listener = listener
@@ -515,7 +515,7 @@ async def test_a_process_that_ends_accepts_nothing_that_it_would_not_send(
 
 
 async def check_forks(other: Node, mailbox: Log, given: Settings, program: str, topic: str) -> None:
-    """Run a program of `blocked.py`; check that all is heard that its three processes say."""
+    """Run a program of `blocked.py`; check that all messages of its three processes are heard."""
     if not hasattr(os, "fork"):
         pytest.skip("not applicable: no process forks on this system")
     mailbox = Log()

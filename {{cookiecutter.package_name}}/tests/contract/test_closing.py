@@ -14,7 +14,7 @@ from .proxy import Proxy
 from .public import MakeHost, MakeNode
 
 DESCRIPTORS = Path("/proc/self/fd")
-"""What this process has open."""
+"""What this process holds open."""
 
 
 async def until_no_thread_besides(known: set[threading.Thread]) -> None:

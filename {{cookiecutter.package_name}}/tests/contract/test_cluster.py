@@ -25,7 +25,7 @@ RATE = 100
 """Messages a second of each node."""
 
 FLOWING = RATE * NODES * (NODES - 1)
-"""Messages that have been delivered when a fault begins: what a second brings."""
+"""Messages that have been delivered when a fault begins: those of one second."""
 
 HEARTBEAT = 1.2
 CURRENT = 0.25
@@ -90,7 +90,7 @@ class Traffic:
         self._work.append(asyncio.ensure_future(self._watch()))
 
     async def stop(self) -> None:
-        """Publish no more; return when each message has been delivered or reported as lost, and none twice."""
+        """Stop publishing; return when each message has been delivered or reported as lost, and none twice."""
         self._is_over = True
         await asyncio.gather(*self._work)
         await eventually(lambda: max(self._missing()) <= 0, lambda: f"all messages; missing are {self._missing()}")

@@ -1,4 +1,4 @@
-"""Chapter L: connecting, and what may be called before it."""
+"""Chapter L: connecting, and the calls that may come before it."""
 
 import asyncio
 from typing import Any

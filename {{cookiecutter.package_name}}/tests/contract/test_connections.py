@@ -1,4 +1,4 @@
-"""Chapter R: each connection of a node is noticed for itself, in whatever way it ends."""
+"""Chapter R: the end of each connection of a node is noticed by itself, however it ends."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,17 +16,17 @@ Fault = Callable[[Proxy, Connection], Awaitable[None]]
 
 
 async def end(proxy: Proxy, connection: Connection) -> None:
-    """Close a connection, as a server does that stops."""
+    """Close a connection, like a server that stops."""
     await proxy.cut(connection)
 
 
 async def reset(proxy: Proxy, connection: Connection) -> None:
-    """Reset a connection, as a firewall does."""
+    """Reset a connection, like a firewall."""
     await proxy.cut(connection, reset=True)
 
 
 async def silence(_: Proxy, connection: Connection) -> None:
-    """Silence a connection, as a pulled cable does."""
+    """Silence a connection, like a pulled cable."""
     connection.mute()
 
 
@@ -55,7 +55,7 @@ async def test_each_connection_is_noticed_alone(
     sent = 0
 
     async def publish() -> None:
-        """Send one message a topic each way."""
+        """Send one message per topic each way."""
         nonlocal sent
         for each in heard:
             for name in topics:
@@ -71,7 +71,7 @@ async def test_each_connection_is_noticed_alone(
     await arrive()
     count = len(proxy.connections)
     broken = 0
-    while broken < len(proxy.connections) and broken < count:  # there may be fewer after it, of a client with several
+    while broken < len(proxy.connections) and broken < count:  # a client with several may have fewer after it
         connection = proxy.connections[broken]
         broken += 1
         readies, lost = len(one.readies.items), losses(one)

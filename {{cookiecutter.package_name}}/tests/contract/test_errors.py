@@ -1,4 +1,4 @@
-"""Chapter E: who is told of an error, and what."""
+"""Chapter E: who gets which error, and what it says."""
 
 import asyncio
 import gc
@@ -208,7 +208,7 @@ async def test_an_outage_is_told_by_events_and_by_no_log(
     await proxy.heal()
     await connector.until_ready(2)
     await connector.close()
-    gc.collect()  # asyncio tells of errors that nobody has read then
+    gc.collect()  # asyncio then reports errors that nobody has read
     told = [f"{each.name}: {each.getMessage()}" for each in caplog.records if each.levelno >= logging.WARNING]
     assert [each for each in told if not each.startswith("asyncio: Executing")] == []  # those are of its debug mode
 

@@ -27,7 +27,7 @@ PAYLOAD = b"x" * 160
 """As long as the frame of the message is."""
 
 TOPICS = 10
-"""What is in flight is spread over these, since some brokers bound what waits for an answer on one."""
+"""Messages in flight are spread over these, since some brokers limit those that wait for an answer on one."""
 
 NODES = 10
 
@@ -72,7 +72,7 @@ async def test_messages_a_second_beside_the_bare_transport(
         await other.subscribe(each, mailbox)
         await second_wire.transport.subscribe(f"{each}-bare")
     rates, bare_rates = [], []
-    for _ in range(TURNS):  # by turns, since the machine is not always equally busy
+    for _ in range(TURNS):  # in turns, since the machine is not always equally busy
         rates.append(await rate([partial(one.publish, each, MESSAGE) for each in topics], mailbox, width))
         publishes = [partial(wire.transport.publish, f"{each}-bare", PAYLOAD) for each in topics]
         bare_rates.append(await rate(publishes, second_wire.payloads, width))
@@ -81,7 +81,7 @@ async def test_messages_a_second_beside_the_bare_transport(
 
 
 async def rate(publishes: Sequence[Callable[[], Awaitable[Any]]], mailbox: Log, width: int) -> float:
-    """Return how many messages a second arrive, when so many publishes wait at a time, one topic after another."""
+    """Return how many messages a second arrive, with so many publishes in flight, on one topic after another."""
     before, sent, started = len(mailbox.items), 0, perf_counter()
 
     async def go_on(publish: Callable[[], Awaitable[Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Chapter R: a server that says what makes no sense is noticed, and harms nothing."""
+"""Chapter R: a server whose answers make no sense is noticed, and harms nothing."""
 
 import asyncio
 import gc
@@ -26,12 +26,12 @@ GARBAGE = {
     "noise": random.Random(0).randbytes(CHUNK),
     **Broker.absurd,
 }
-"""What comes without end: lengths that are nothing or absurd, another protocol, anything."""
+"""Endless input: lengths that are zero or absurd, another protocol, anything."""
 
 garbage = pytest.mark.parametrize("garbage", GARBAGE)
 
 MOST_MEMORY = 8 * 2**20
-"""Bytes; more comes before a silence is noticed, also on a busy machine."""
+"""Bytes; more comes before a silence is noticed, even on a busy machine."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def must_do_no_harm(call: Awaitable[object], caplog: pytest.LogCaptureFixt
         assert await longest_work(call) < 0.05
     _, peak = tracemalloc.get_traced_memory()
     assert peak - before < MOST_MEMORY, "memory fills up: how long may a frame be that the broker speaks of?"
-    gc.collect()  # what nobody waits for is told then
+    gc.collect()  # errors that nobody waits for are reported then
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 

@@ -1,4 +1,4 @@
-"""Chapter L: whose a connector is, and when it connects with which settings."""
+"""Chapter L: to whom a connector belongs, and with which settings it connects when."""
 
 import asyncio
 import json
@@ -240,7 +240,7 @@ async def test_a_start_that_never_succeeds_can_be_closed(
 
 
 class Source:
-    """A function that returns settings, a password of its own each time; what it raises is put into `faults`."""
+    """A function that returns settings, with a new password each time; it raises what is put into `faults`."""
 
     def __init__(self, change: Change, **changes: Any) -> None:
         self.calls = 0

@@ -1,4 +1,4 @@
-"""Chapter R: a lost or silent connection is noticed, told, and restored."""
+"""Chapter R: a lost or silent connection is noticed, reported, and restored."""
 
 import asyncio
 import time
@@ -218,7 +218,7 @@ async def test_a_blocked_event_loop_is_no_lost_connection(node: MakeNode, topic:
 
     async def block(*_: object) -> None:
         time.sleep(0.04 + connector.settings.heartbeat)  # noqa: ASYNC251 - the host blocks its loop
-        for _turn in range(5):  # in which the time-out is noticed before there is an answer
+        for _turn in range(5):  # in which the timeout is noticed before there is an answer
             await asyncio.sleep(0)
         blocked()
 

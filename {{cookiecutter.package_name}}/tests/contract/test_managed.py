@@ -1,4 +1,4 @@
-"""What is yours and what is the template's fit: no managed file was edited, and what your files name is there."""
+"""Your files and the template's fit: no managed file was edited, and all that your files name exists."""
 
 from hashlib import sha256
 from pathlib import Path

@@ -76,7 +76,7 @@ async def test_a_message_that_was_given_up_is_reported_to_who_misses_it(
 
 
 def numbers_told(payloads: list[tuple[str, bytes]], topic: str) -> list[int]:
-    """Return the numbers that control frames have told of a topic."""
+    """Return the numbers that control frames have announced for a topic."""
     frames = [wire_format.unpack(payload) for _, payload in payloads]
     controls = [wire_format.unpack_control(frame) for frame in frames if frame.kind == wire_format.CONTROL]
     return [count.number for control in controls for count in control.counts if count.topic == topic]

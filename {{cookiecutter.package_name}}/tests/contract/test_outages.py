@@ -1,4 +1,4 @@
-"""Chapter R: nothing takes longer than it may, nothing is told twice, and nothing is left behind."""
+"""Chapter R: nothing takes longer than it may, nothing is reported twice, and nothing is left behind."""
 
 import asyncio
 import gc
@@ -202,7 +202,7 @@ async def test_a_bad_first_host_keeps_no_node_away(
         async with patience("ten nodes that connect past a bad host"):
             nodes = await asyncio.gather(*(node(url=url, connect_timeout=6) for _ in range(10)))
             await nodes[0].publish(topic, "through")
-    gc.collect()  # what nobody waits for is told then
+    gc.collect()  # errors that nobody waits for are reported then
     assert [each.getMessage() for each in caplog.records if "never retrieved" in each.getMessage()] == []
 
 

@@ -20,11 +20,11 @@ KEEPS = BrokerTransport.keeps_messages
 TOPICS = 2_000 if KEEPS else 10_000
 
 BEAT = 0.4 if KEEPS else 0.2
-"""Seconds; a node at a broker that keeps messages tells its numbers by messages of their own, which take longer."""
+"""Seconds; a node at a broker that keeps messages announces its numbers in messages of their own, which take longer."""
 
 
 class Lanes(sending.Lane):
-    """What a sender keeps of a topic, counted."""
+    """A lane; `alive` counts them."""
 
     alive = 0
 
@@ -36,7 +36,7 @@ class Lanes(sending.Lane):
 
 
 def is_quiet(node: SpiedNode) -> bool:
-    """Return whether a node has done nothing but ping for five heartbeats: the longest pause in the telling has four."""
+    """Return whether a node has done nothing but ping for five heartbeats: the longest pause in announcing has four."""
     return [method for method, _ in node.calls[-15:]] == 15 * ["ping"]
 
 
@@ -52,7 +52,7 @@ async def test_topics_that_were_published_on_once_cost_nothing_in_the_end(
             if number % 100 == 0:
                 await asyncio.sleep(0)
         await eventually(lambda: not publisher.stats()["pending"], "the end of the publishing")
-        published = TOPICS * (1 + 4 * KEEPS)  # there, each number is told on its own topic, four times
+        published = TOPICS * (1 + 4 * KEEPS)  # there, each number is announced on its own topic, four times
         await eventually(lambda: publisher.called("publish") >= published, "the end of the telling")
         await eventually(lambda: is_quiet(publisher), "the end of the telling on the control topic")
     told = publisher.called("control publish")

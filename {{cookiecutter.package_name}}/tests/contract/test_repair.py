@@ -1,4 +1,4 @@
-"""Chapter R: what was missed arrives later, in order, and what is lost is reported."""
+"""Chapter R: missed messages arrive later, in order, and lost ones are reported."""
 
 import asyncio
 from typing import Any
@@ -17,7 +17,7 @@ KEEPS = BrokerTransport.keeps_messages
 
 
 async def cut_off(proxy: Proxy, node: Node, fault: str) -> None:
-    """Take a node's connection away, in one of three ways; return when the node has told of it."""
+    """Take a node's connection away, in one of three ways; return when the node has reported it."""
     if fault == "mute":
         proxy.mute()
     else:
@@ -30,7 +30,7 @@ async def cut_off(proxy: Proxy, node: Node, fault: str) -> None:
 async def test_all_that_was_published_meanwhile_arrives_in_order(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str, fault: str
 ) -> None:
-    publishers = [await node(heartbeat=10 * PATIENCE) for _ in range(2)]  # they tell no numbers of themselves
+    publishers = [await node(heartbeat=10 * PATIENCE) for _ in range(2)]  # they announce no numbers
     subscriber: Node = await node(noisy=True, **through, heartbeat=0.5)
     mailboxes = {name: Log() for name in (topic, f"{topic}-too")}
     for name, mailbox in mailboxes.items():
@@ -66,7 +66,7 @@ async def test_the_first_message_in_an_outage_arrives_and_nothing_older(
     await subscriber.subscribe(topic, mailbox)
     await proxy.refuse()
     await subscriber.until_down()
-    await pings(silent, 2)  # the age of a subscription is told no more exactly than a frame takes to travel
+    await pings(silent, 2)  # the age of a subscription is no more exact than the travel time of a frame
     for number in range(3):
         await unheard.publish(topic, ["unheard", number])
         await silent.publish(topic, ["silent", number])
@@ -214,7 +214,7 @@ async def test_a_second_listener_waits_for_a_repair_and_then_misses_nothing(
     subscriber: Node = await node(noisy=True, **through)
     first, late = Log(), Log()
     await subscriber.subscribe(topic, first)
-    await publisher.subscribe(f"{topic}-other", Log())  # of which it tells: so it is one of those that are waited for
+    await publisher.subscribe(f"{topic}-other", Log())  # it announces that, so others wait for it
     await publisher.publish(topic, "before")
     await first.count(1)
     await proxy.refuse()

@@ -1,4 +1,4 @@
-"""Chapter R: what is published in an outage is sent after it, or is an error in time."""
+"""Chapter R: messages published in an outage are sent after it, or fail in time."""
 
 import asyncio
 from typing import Any
@@ -77,7 +77,7 @@ async def test_a_publish_that_is_never_confirmed_is_an_error_and_the_next_goes_o
 
 @pytest.mark.clause("R3")
 async def test_a_number_that_hangs_holds_up_no_message_for_good(node: MakeNode, topic: str) -> None:
-    rests = {"reconnect_delay_min": 0.4, "reconnect_delay_max": 0.4}  # so that the number is not told again at once
+    rests = {"reconnect_delay_min": 0.4, "reconnect_delay_max": 0.4}  # so that the number is not repeated at once
     publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=0.4, publish_timeout=1, **rests)
     hanging = Log()
 

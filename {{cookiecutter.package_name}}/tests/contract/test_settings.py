@@ -1,4 +1,4 @@
-"""Chapter L: what a connector is made of, and the secrets among it."""
+"""Chapter L: the settings of a connector, and the secrets among them."""
 
 import gc
 import logging

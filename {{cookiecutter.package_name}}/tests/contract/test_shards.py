@@ -199,7 +199,7 @@ async def test_a_node_with_other_shards_is_told_once(node: MakeNode, topic: str)
 async def test_names_of_shards_are_refused(node: MakeNode, topic: str) -> None:
     sharded, other = await node(shards=SHARDS), await node(shards=SHARDS)
     for name in (f"{topic}--1", f"{topic}--31", f"{topic}\n--2"):
-        await sharded.publish(topic, 1, key=keys_of(1)[0])  # which has used that name at the broker
+        await sharded.publish(topic, 1, key=keys_of(1)[0])  # has used that name at the broker
         with pytest.raises(contract.PublishRefusedError, match="shard"):
             await sharded.publish(name, 1)
         with pytest.raises(contract.PublishRefusedError, match="shard"):

@@ -78,7 +78,7 @@ def heard_all_but(own: int) -> Callable[[list[Any]], bool]:
 
 
 def lost_again(node: Node) -> Callable[[list[Any]], bool]:
-    """A condition: the node has told of one more lost connection than it has by now."""
+    """A condition: the node has reported one more lost connection than it has by now."""
     before = losses(node)
     return lambda _: losses(node) > before
 

@@ -50,7 +50,7 @@ async def test_a_lone_message_leaves_at_once(node: MakeNode, topic: str) -> None
 
 
 async def settled(node: Node) -> None:
-    """Return when nothing of a node waits to be sent."""
+    """Return when no message of a node waits to be sent."""
     await eventually(lambda: not node.stats()["pending"], "the end of the sending", 0)
 
 
@@ -89,7 +89,7 @@ async def test_the_event_loop_is_never_blocked_for_long(node: MakeNode, topic: s
 
 
 async def must_not_block(method: str, call: Callable[[], Awaitable[Awaitable[object]]]) -> None:
-    """Fail if what `call` returns keeps other tasks waiting each time; a busy machine may well do so many times."""
+    """Fail if the awaitable from `call` keeps other tasks waiting each time; a busy machine may do so many times."""
     gaps: list[float] = []
     while not gaps or (min(gaps) >= 0.05 and len(gaps) < 20):
         calling = await call()

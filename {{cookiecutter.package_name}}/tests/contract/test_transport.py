@@ -1,4 +1,4 @@
-"""What the transport does by itself: behind it, numbers and repair would make good what is wrong."""
+"""The transport by itself, without the numbers and the repair that would hide its faults."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ MakeWire = Callable[..., Awaitable[Wire]]
 
 @pytest.fixture
 async def make_wire(change: Change, proxy: Proxy) -> AsyncIterator[MakeWire]:
-    """Makes a connected bare transport."""
+    """Creates a connected bare transport."""
     wires: list[Wire] = []
 
     async def make(**changes: Any) -> Wire:

@@ -1,4 +1,4 @@
-"""Chapter S: what no sender can have sent harms nobody, signed or not; depth and size have limits."""
+"""Chapter S: frames that no sender can have sent harm nobody, signed or not; depth and size have limits."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def in_json(message: bytes, count: int = 1) -> bytes:
 
 
 def nested(depth: int) -> Any:
-    """Return lists in lists, so deep."""
+    """Return lists in lists, this deep."""
     inner: Any = []
     for _ in range(depth - 1):
         inner = [inner]
@@ -98,7 +98,7 @@ async def test_a_flood_of_junk_is_told_once_with_a_count(node: MakeNode, wire: W
 
 
 async def captured(wire: Wire, publisher: Node, topic: str, message: Any) -> bytes:
-    """Publish a message on a topic of which nothing has come yet, and return the frame in which it travels."""
+    """Publish a message on a topic that is still unheard, and return the frame in which it travels."""
     await publisher.publish(topic, message)
     payloads = await wire.payloads.until(lambda payloads: any(name == topic for name, _ in payloads), "the frame")
     return next(bytes(payload) for name, payload in payloads if name == topic)
@@ -160,7 +160,7 @@ async def test_a_forged_run_of_the_next_numbers_is_seen_through(node: MakeNode, 
 
 
 def count_of(topic: str, base: int, number: int) -> wire_format.Count:
-    """Return what a node says that has just reached a number."""
+    """Return the count of a node that has just reached a number."""
     return wire_format.Count(topic, base, number, given=number, quiet=0)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of a run say of each clause and of each level: plain data, without pytest."""
+"""What the tests of a run say about each clause and level: plain data, without pytest."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -9,42 +9,42 @@ from .clauses import CLAUSES, LEVELS, MATTERS, Level
 WAITS = "waits for "
 NOT_APPLICABLE = "not applicable: "
 MISSING = "missing: "
-"""How the reason begins for which a test was skipped."""
+"""The beginning of the reason why a test was skipped."""
 
 HOLDS, SIMULATED, IN_PART = "holds", "holds (simulated)", "in part"
 EXCUSED, NOT_RUN, WAITING, FAILS = "not applicable", "not run", "waits", "FAILS"
 VERDICTS = (HOLDS, SIMULATED, IN_PART, EXCUSED, NOT_RUN, WAITING, FAILS)
 
 BLANKS = "test_every_blank_is_filled_in"
-"""Whose failure says no more than which blank is next."""
+"""Its failure says no more than which blank is next."""
 
 _RANK = ("passed", "skipped", "failed")
 
 
 @dataclass
 class Proof:
-    """What one test came to."""
+    """The result of one test."""
 
     test: str
     clauses: tuple[str, ...] = ()
     simulated: tuple[str, ...] = ()
-    """The clauses for which a transport that is made to misbehave takes the part of the broker."""
+    """The clauses for which a transport that misbehaves on purpose simulates the broker."""
     real: bool = False
     """Whether it is a test of this broker, which proves what others can only simulate."""
     matters: tuple[str, ...] = ()
-    """What of `MATTERS` it proves."""
+    """Which of `MATTERS` it proves."""
     rank: int = 0
     """Its place among the groups of tests: what others rest on has a lower one."""
     declared: str = ""
-    """The key in `Broker.not_applicable` that excuses it, if it was run all the same."""
+    """The key in `Broker.not_applicable` that excuses it, if it was run anyway."""
     excuse: str = ""
-    """The reason that stands there."""
+    """The reason that is given there."""
     outcome: str = "passed"
     reason: str = ""
     seconds: float = 0.0
 
     def add(self, outcome: str, reason: str, seconds: float) -> None:
-        """Take in what one phase of the test came to: the worst counts."""
+        """Take in the result of one phase of the test: the worst counts."""
         self.seconds += seconds
         if _RANK.index(outcome) > _RANK.index(self.outcome):
             self.outcome, self.reason = outcome, reason
@@ -52,19 +52,19 @@ class Proof:
 
 @dataclass
 class Results:
-    """What a run has come to."""
+    """The results of a run."""
 
     proofs: dict[str, Proof] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     broker: str = ""
     """Which broker the tests talked to."""
     part: str = ""
-    """What selected a part of the tests, if something did."""
+    """The option that selected a part of the tests, if any."""
     asked: frozenset[str] = frozenset()
-    """The clauses of which all tests were selected, if a part was."""
+    """The clauses whose tests were all selected, if only a part was."""
 
     def proof(self, test: str) -> Proof:
-        """Return the proof of a test, which is made when it is first asked for."""
+        """Return the proof of a test, which is created when it is first needed."""
         return self.proofs.setdefault(test, Proof(test))
 
     def missing(self) -> list[str]:
@@ -73,12 +73,12 @@ class Results:
         return list(dict.fromkeys(reason.removeprefix(MISSING) for reason in reasons))
 
     def failed(self) -> list[Proof]:
-        """Return the tests that failed: first what others rest on, and what waited in vain after what was told at once."""
+        """Return the failed tests: those that others rest on first, and those that waited in vain last."""
         failed = [proof for proof in self.proofs.values() if proof.outcome == "failed"]
         return sorted(failed, key=lambda proof: (proof.rank, proof.reason.startswith("waited ")))
 
     def needless(self) -> list[str]:
-        """Return the keys of `Broker.not_applicable` whose tests all pass; what is simulated proves nothing of a broker."""
+        """Return the keys of `Broker.not_applicable` whose tests all pass; a simulation proves nothing here."""
         by_key: dict[str, list[Proof]] = {}
         for proof in self.proofs.values():
             if proof.declared:
@@ -92,7 +92,7 @@ class Results:
 
 
 class Verdict(NamedTuple):
-    """What is to be said of a clause."""
+    """The verdict on a clause."""
 
     word: str
     """One of `VERDICTS`."""
@@ -100,11 +100,11 @@ class Verdict(NamedTuple):
     tests: int = 0
     seconds: float = 0.0
     counts: bool = False
-    """Whether a level may rest on it: nothing of it is unproved but what cannot apply."""
+    """Whether a level may rest on it: all of it is proved, except what cannot apply."""
 
 
 def verdict_of(clause: str, results: Results) -> Verdict:
-    """Return what the tests say of a clause."""
+    """Return what the tests say about a clause."""
     proofs = [proof for proof in results.proofs.values() if clause in proof.clauses]
     needless = [
         f"{key} is declared not applicable, but it worked: remove it from Broker.not_applicable, unless that was chance"
@@ -143,7 +143,7 @@ def _judge(clause: str, proofs: list[Proof], needless: set[str]) -> tuple[str, s
 
 
 def _plain(reason: str) -> str:
-    """Return a reason as it stands in the table; how to get what is missing, the last line says."""
+    """Return a reason as the table has it; the last line says how to get what is missing."""
     if reason.startswith(MISSING):
         return reason.removeprefix(MISSING).partition(": ")[0]
     return reason.removeprefix(NOT_APPLICABLE)

@@ -1,8 +1,8 @@
 """Ends a run that hangs where no exception gets through, and says where it hangs.
 
-pytest-timeout ends a test that hangs in Python by a signal, and the run goes on. Code in C that does not return to the
-interpreter, perhaps without letting go of its lock, can be ended by nothing but the end of the process: `faulthandler`
-sees to that from a thread that needs no lock, and shows the stacks of all threads.
+pytest-timeout ends a test that hangs in Python with a signal, and the run goes on. Code in C that does not return to
+the interpreter, perhaps without releasing its lock, ends only with the process: `faulthandler` sees to that from a
+thread that needs no lock, and shows the stacks of all threads.
 """
 
 import faulthandler
@@ -43,5 +43,5 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_enter_pdb() -> None:
-    """Leave all the time there is to who looks into a test."""
+    """Set no time limit for somebody who debugs a test."""
     faulthandler.cancel_dump_traceback_later()

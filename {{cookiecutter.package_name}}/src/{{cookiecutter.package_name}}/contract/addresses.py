@@ -29,23 +29,23 @@ class Address:
     scheme: str
 
     user: str | None
-    """As it stands in the url, percent-encoded."""
+    """As in the url, percent-encoded."""
 
     password: str | None
-    """As it stands in the url, percent-encoded."""
+    """As in the url, percent-encoded."""
 
     hosts: tuple[Target, ...]
     """None for a url without hosts, such as `unix:///path`."""
 
     rest: str
-    """All that follows: path and options, each with what it begins with."""
+    """All that follows: path and options, each with its first character."""
 
     def __repr__(self) -> str:
         return f"<Address {self.where}>"
 
     @property
     def url(self) -> str:
-        """The whole, with its secrets."""
+        """The whole url, with its secrets."""
         login = "" if self.user is None else self.user
         login += "" if self.password is None else f":{self.password}"
         at = "" if self.user is None and self.password is None else "@"
@@ -63,12 +63,12 @@ class Address:
         return user, password
 
     def at(self, target: Target) -> "Address":
-        """Return the same with one host."""
+        """Return a copy with one host."""
         return replace(self, hosts=(target,))
 
 
 def rule(schemes: Sequence[str], without_hosts: Sequence[str] = ()) -> str:
-    """Say what a url must look like, without any piece of one that does not."""
+    """Say what a url must look like, without quoting any part of a bad one."""
     login = "[user[:password]@]"
     shapes = [
         f"{scheme}://{login}/path" if scheme in without_hosts else f"{scheme}://{login}host[:port][,host[:port]...]"

@@ -1,4 +1,4 @@
-"""What to look at when a broker could not be reached."""
+"""What to check when a broker cannot be reached."""
 
 import socket
 import ssl
@@ -32,7 +32,7 @@ _SILENT_TLS = (
 
 
 def advice(errors: Iterable[BaseException], settings: ConnectorSettings) -> str:
-    """Return what to look at after these errors, one for each host, as sentences; "" if they say it themselves."""
+    """Return what to check after these errors, one for each host, as sentences; "" if they say it themselves."""
     found = dict.fromkeys(_of(error, settings) for error in errors)
     return RIGHTS if RIGHTS in found else " ".join(filter(None, found))
 

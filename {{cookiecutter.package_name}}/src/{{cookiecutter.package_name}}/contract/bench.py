@@ -1,4 +1,4 @@
-"""How many messages a second go from node to node: measured by turns, and drawn."""
+"""How many messages a second go from node to node: measured in turns, and drawn."""
 
 import asyncio
 import json
@@ -17,14 +17,14 @@ from .topics import private_topic
 
 MESSAGE = {"action": "P", "topic": "RECORD", "data": ["a name", 12, {"key": "value"}]}
 IN_FLIGHT = 1, 10, 100
-"""How many publishes wait at a time."""
+"""How many publishes are in flight."""
 
 ROUNDS = 5
 SECONDS = 1.0
 """For how long a round publishes."""
 
 PATIENCE = 30.0
-"""Seconds for what was published to arrive."""
+"""Seconds for published messages to arrive."""
 
 Rates = dict[int, list[float]]
 """Messages a second in each round, by how many were in flight."""
@@ -89,7 +89,7 @@ async def _measure(one: MessageConnector[Any], other: MessageConnector[Any], top
 
 
 def picture(title: str, rates: Rates) -> str:
-    """Return a drawing, in SVG, of the medians as bars, and of the least and most as a line on each."""
+    """Return a drawing, in SVG, of the medians as bars, and of the range as a line on each."""
     most = max(max(found) for found in rates.values())
     rows = []
     for row, (width, found) in enumerate(rates.items()):

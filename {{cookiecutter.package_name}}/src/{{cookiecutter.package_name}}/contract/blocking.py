@@ -30,38 +30,38 @@ logger = logging.getLogger(__name__.partition(".")[0])
 T = TypeVar("T")
 
 Use = Callable[[MessageConnector[S]], Awaitable[T]]
-"""What is done with a connector, on its event loop."""
+"""Uses a connector, on its event loop."""
 
 
 class BlockingMessageConnector(Generic[S]):
     """Does what a connector does, for code without an event loop.
 
-    Any thread may call it, also in a process that was forked after it was made, and so may a signal handler. In each
-    process it is one node, with one connector on a thread of its own, from the first use on. That use, too, starts the
-    connection in the background: until the broker can be reached, everything is as in an outage, and errors that are no
-    call's own are logged.
+    Any thread may call it, even in a process that was forked after it was created, and so may a signal handler. In each
+    process it is one node, with one connector on a thread of its own, from the first use on. That use also starts the
+    connection in the background: until the broker can be reached, everything is as in an outage, and errors that belong
+    to no call are logged.
 
-    When the interpreter exits, and at the end of the target of a `multiprocessing` process, it closes. So it does in the
-    background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit handlers
-    that were registered before the first use come too late, and before Python 3.13 so do threads that use it first when
-    such a target has ended: they get a `ClosedError`. Ctrl-C ends the waiting at the exit; then the number of messages that
-    are not sent is logged.
+    It closes when the interpreter exits, and at the end of the target of a `multiprocessing` process. It also closes in
+    the background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit
+    handlers that were registered before the first use come too late, and get a `ClosedError`. Before Python 3.13, so do
+    threads that first use it after such a target has ended. Ctrl-C ends the wait at exit; then the number of unsent
+    messages is logged.
 
-    A process that ends by `os._exit`, or by a signal without a handler, has to call `close` itself. So has an ASGI
-    application on uvicorn, which ends itself by the signal that stopped it: at the end of its lifespan.
+    A process that ends through `os._exit`, or a signal without a handler, has to call `close` itself. So has an ASGI
+    application on uvicorn, at the end of its lifespan: uvicorn ends itself with the signal that stopped it.
 
     `settings` are the settings, or a function that returns them, as for `MessageConnector`.
     """
 
     connector_class: ClassVar[type[MessageConnector[Any]]]
-    """Whose connector it runs."""
+    """The connector that it runs."""
 
     _lock: threading.RLock
     _running: "ConnectorThread[S] | None"
 
     def __init__(self, settings: S | Callable[[], S | Awaitable[S]]) -> None:
         self._settings = settings
-        self.connector_class(settings)  # which raises at once what is wrong with them
+        self.connector_class(settings)  # raises at once if they are wrong
         self._is_closed = False
         self._begin()
         if hasattr(os, "register_at_fork"):
@@ -70,13 +70,13 @@ class BlockingMessageConnector(Generic[S]):
     def publish(self, topic: str, message: Any, key: str | None = None) -> None:
         """Send `message`, any JSON value, to all nodes that are subscribed to `topic`; return when it was accepted.
 
-        `key` is that of a shard, as for `MessageConnector`; here as in the other methods.
+        `key` chooses a shard as for `MessageConnector`, here and in the other methods.
 
         Raises:
             SerializationError, MessageTooLargeError, OutboxFullError: the message was not taken.
             PublishRefusedError: the broker refused the message: nobody gets it.
             PublishUnconfirmedError: the broker did not confirm it within `publish_timeout`, outages included.
-            ClosedError: `close()` was called, here or in the parent process before the fork; or the process ends.
+            ClosedError: `close()` was called, here or in the parent process before the fork; or the process is ending.
             RuntimeError: the call comes from the connector's own thread, and would wait for itself.
         """
         self._wait_for(lambda connector: connector.publish(topic, message, key))
@@ -86,8 +86,8 @@ class BlockingMessageConnector(Generic[S]):
     ) -> None:
         """Send like `publish`, without waiting for the broker.
 
-        Raises at once what is known at once. What comes later goes to `callback(error_or_None)`, which is called on the
-        connector's thread and must not block, or without one, if it is an error, to the log: a line a second at most.
+        Raises known errors at once. The later outcome goes to `callback(error_or_None)`, which is called on the
+        connector's thread and must not block. Without one, a later error is logged, at most one line a second.
         """
 
         async def use(connector: MessageConnector[S]) -> None:
@@ -104,17 +104,17 @@ class BlockingMessageConnector(Generic[S]):
             self._wait_for(use)
 
     def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
-        """Have `listener(message)` called for what other nodes publish on `topic`; return when that is so.
+        """Call `listener(message)` for what other nodes publish on `topic`; return when it is subscribed.
 
         A function is called on a thread that it may block, with one message after another. A coroutine function runs on
         the connector's event loop, which it must not block. After a fork, the child is a node of its own, without
         listeners.
 
-        As long as there is no connection, this waits for it without end.
+        Without a connection, this waits for one, however long.
 
         Raises:
             SubscribeRefusedError: the broker refused.
-            SubscribeUnconfirmedError: the broker, which is there, did not confirm within `publish_timeout`.
+            SubscribeUnconfirmedError: the broker, once connected, did not confirm within `publish_timeout`.
             ClosedError, RuntimeError: as for `publish`.
         """
         self._wait_for(lambda connector: connector.subscribe(topic, _called_aside(listener), key))
@@ -122,7 +122,7 @@ class BlockingMessageConnector(Generic[S]):
             self._running.needed = self
 
     def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
-        """Call `listener` no more for messages on `topic`; return when the broker, if need be, has been told.
+        """Stop calling `listener` for messages on `topic`; return when the broker, if need be, has been told.
 
         Raises:
             UnsubscribeError: the listener is not subscribed, or the broker objects.
@@ -133,7 +133,7 @@ class BlockingMessageConnector(Generic[S]):
     def close(self) -> None:
         """Send what was accepted, let listeners finish, and end the connection and its thread, for good.
 
-        Waits for the connection, if something is to be sent and there is none, up to `connect_timeout`; then as
+        If messages wait and there is no connection, waits for one up to `connect_timeout`; then goes on as
         `MessageConnector.close` does. May be called from any thread, more than once, and by a listener or a callback; on
         the connector's own thread it returns at once.
         """
@@ -142,9 +142,9 @@ class BlockingMessageConnector(Generic[S]):
             self._running.close()
 
     def submit(self, use: "Use[S, T]") -> "Future[T]":
-        """Have `await use(connector)` done on the connector's event loop; return what becomes of it, from any thread.
+        """Run `await use(connector)` on the connector's event loop, from any thread; return a future of its result.
 
-        For adapters that need more than the methods here. Cancelling what is returned cancels `use`.
+        For adapters that need more than the methods here. Cancelling the future cancels `use`.
 
         Raises:
             ClosedError: as for `publish`.
@@ -160,7 +160,7 @@ class BlockingMessageConnector(Generic[S]):
         self.close()
 
     def _begin(self) -> None:
-        """Begin as a process does that has not used it yet."""
+        """Begin as in a process that has not used it yet."""
         self._lock = threading.RLock()
         self._running = None
 
@@ -182,7 +182,7 @@ class BlockingMessageConnector(Generic[S]):
             if is_exiting():
                 raise ClosedError("The process ends, and does not wait for what would be sent now: use it earlier.")
             made = ConnectorThread(self.connector_class(self._settings), self)
-            if self._running:  # since a signal handler has used it meanwhile
+            if self._running:  # a signal handler has used it meanwhile
                 made.end()
                 return self._running
             self._running = made
@@ -217,18 +217,18 @@ class ConnectorThread(Generic[S]):
         self._process = os.getpid()
         self.connector = connector
         self.needed: object = None
-        """What is not collected as long as this runs."""
-        self._loop = asyncio.SelectorEventLoop()  # of all systems' loops the one that every client library takes
+        """Not collected as long as this runs."""
+        self._loop = asyncio.SelectorEventLoop()  # the only loop that every client library takes everywhere
         self._aside = DaemonThreads()
         self._loop.set_default_executor(self._aside)
         self._loop.call_soon(connector.start, context=Context())
-        atexit.register(self._close_at_exit)  # now, so that it comes before what client libraries have registered
-        self._at_exit = Finalize(None, self._close_at_exit, exitpriority=0)  # where a `multiprocessing` process ends
+        atexit.register(self._close_at_exit)  # now, so that it runs before client libraries' handlers
+        self._at_exit = Finalize(None, self._close_at_exit, exitpriority=0)  # at the end of a `multiprocessing` process
         self._at_drop = weakref.finalize(user, self._drop)
         self._at_drop.atexit = False
         self._uses: set[asyncio.Task[Any]] = set()
         self.is_ending = False
-        """Whether nothing new is taken."""
+        """Whether new work is refused."""
         self._is_over = False
         self._ending: asyncio.Task[None] | None = None
         self._closed = Gate()
@@ -241,7 +241,7 @@ class ConnectorThread(Generic[S]):
         return threading.current_thread() is self._thread
 
     def submit(self, use: "Use[S, T]") -> "Future[T]":
-        """Have `await use(connector)` done; return what becomes of it. Raise `ClosedError` if it is ending."""
+        """Run `await use(connector)`; return a future of its result. Raise `ClosedError` if this is ending."""
         if not self.is_ending:
             using = self._use(use)
             try:
@@ -326,14 +326,14 @@ class ConnectorThread(Generic[S]):
             self._stopping = self._loop.create_task(self._stop())
 
     async def _stop(self) -> None:
-        """Stop when the listener has returned that has closed the connector."""
+        """Stop when the listener that closed the connector has returned."""
         left = asyncio.all_tasks().difference([asyncio.current_task()])
         if left:
             await asyncio.wait(left, timeout=CLOSING_TIME)
         self._loop.stop()
 
     async def _cancel_all(self) -> None:
-        await asyncio.sleep(0)  # so that what was submitted until it was over has begun
+        await asyncio.sleep(0)  # so that everything submitted until then has begun
         left = asyncio.all_tasks().difference([asyncio.current_task()])
         for task in left:
             task.cancel()
@@ -346,7 +346,7 @@ class _CalledAside:
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        update_wrapper(self, listener, updated=())  # what an object that is called has of its own stays there
+        update_wrapper(self, listener, updated=())  # a callable object keeps its own attributes
 
     async def __call__(self, message: Any) -> None:
         result = await asyncio.to_thread(self._listener, message)

@@ -19,9 +19,9 @@ class Bridge:
         self._is_due = False
 
     def call(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have `function(*arguments)` called soon, after all that was handed over before.
+        """Call `function(*arguments)` soon, after all that was handed over before.
 
-        From any thread; returns at once, and raises nothing: when the loop is closed, the call is dropped.
+        Any thread may do so. It returns at once, and raises nothing: a closed loop drops the call.
         """
         self._calls.append((function, arguments))
         if not self._is_due:

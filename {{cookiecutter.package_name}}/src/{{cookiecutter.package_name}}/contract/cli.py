@@ -27,7 +27,7 @@ TURNS = 20
 
 
 def main(connector: type[MessageConnector[Any]], settings: type[ConnectorSettings]) -> None:
-    """Run the command that the arguments name; exit with 1, and say what to look at, if it fails."""
+    """Run the command that the arguments name; exit with 1, and say what to check, if it fails."""
     arguments = _parser(connector).parse_args()
     try:
         if arguments.command == "example-config":
@@ -49,7 +49,7 @@ def main(connector: type[MessageConnector[Any]], settings: type[ConnectorSetting
 
 
 async def check(connector: type[MessageConnector[Any]], settings: ConnectorSettings) -> None:
-    """Connect two nodes, and send a message from one to the other and back, some times; raise what goes wrong."""
+    """Connect two nodes, and send a message from one to the other and back, `TURNS` times; raise what fails."""
     for target in settings.targets():
         if addresses := await _addresses(target.host):
             print(f"{target.host} leads to {', '.join(addresses)}", flush=True)
@@ -95,7 +95,7 @@ async def _round_trips(one: MessageConnector[Any], other: MessageConnector[Any])
 
 
 async def _addresses(host: str) -> list[str]:
-    """Return the addresses to which a name leads; none for an address, and for a name that is not known."""
+    """Return the addresses to which a name resolves; none for an address, or for an unknown name."""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -104,7 +104,7 @@ async def _addresses(host: str) -> list[str]:
 
 
 def _rules(error: ValidationError, settings: type[ConnectorSettings]) -> Iterator[str]:
-    """Say of each field that is wrong what is right."""
+    """State the rule for each field that is wrong."""
     for fault in error.errors():
         name = ".".join(map(str, fault["loc"]))
         if fault["type"] == "missing":

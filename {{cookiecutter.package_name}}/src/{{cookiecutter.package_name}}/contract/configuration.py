@@ -1,4 +1,4 @@
-"""Configuration files: the settings of a connector as its host keeps them, among its own."""
+"""Configuration files: the settings of a connector as a host keeps them, among its own."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, DotEnvSettingsSource
 
 FORMATS = "yaml", "json", "env"
 PLACE = "plugins", "message", "options"
-"""Where a host's configuration has the settings of its connector."""
+"""The place of a connector's settings in its host's configuration."""
 
 WIDTH = 100
 
@@ -29,7 +29,7 @@ def variable(settings: type[BaseSettings], name: str) -> str:
 def example(settings: type[BaseSettings], form: str) -> str:
     """Return a configuration with all settings, what they mean and their defaults, in one of `FORMATS`.
 
-    Those that need no value are commented out by a `#`; in JSON, which has no comments, by a name that begins with it.
+    Those that need no value are commented out with a `#`; in JSON, which has no comments, their names begin with it.
     """
     if form == "env":
         return "\n".join(_lines(settings, "", lambda name, value: f"{variable(settings, name)}={_plain(value)}"))
@@ -66,7 +66,7 @@ def options(path: Path, settings: type[BaseSettings]) -> dict[str, Any]:
 
 
 def _values(settings: type[BaseSettings]) -> Iterator[tuple[str, Any]]:
-    """Return each setting with its default, or with what takes it from the environment if it has none."""
+    """Return each setting with its default, or without one, with a reference to the environment."""
     for name, field in settings.model_fields.items():
         if field.is_required():
             yield name, f"${{{variable(settings, name)}}}"
@@ -109,7 +109,7 @@ def _parse(text: str, path: Path) -> Any:
 
 
 def _filled(value: Any, place: str) -> Any:
-    """Return a value with each `${NAME}` replaced by what the environment has."""
+    """Return a value with each `${NAME}` replaced by its value in the environment."""
 
     def found(match: re.Match[str]) -> str:
         if match[1] not in os.environ:

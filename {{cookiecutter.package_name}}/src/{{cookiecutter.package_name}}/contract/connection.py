@@ -17,16 +17,16 @@ from .transport import S, Transport
 logger = logging.getLogger(__name__.partition(".")[0])
 
 CLOSING_TIME = 1.0
-"""Seconds that a transport may take to close, and before it the calls that were given up."""
+"""Seconds that abandoned calls may take to end, and then the transport to close."""
 
 MOST_AT_ONCE = 1000
-"""Calls that end together in one turn of the loop, so that no number of them blocks it."""
+"""How many calls may end in one turn of the loop, so that no number of them blocks it."""
 
 LOOKS = 10
-"""How often the clock is looked at while a call runs, so that a block of the loop is seen, whenever it comes."""
+"""How often the clock is checked while a call runs, so that a block of the loop is noticed whenever it comes."""
 
 STEP = 2e-6
-"""At least so many seconds for each running call between two looks, so that looking never fills the time of the loop."""
+"""The least seconds between two looks, for each running call, so that looking never fills the time of the loop."""
 
 Operation = Awaitable[None]
 """A coroutine, which needs a task to run in, or a future, which needs none."""
@@ -62,7 +62,7 @@ class Call(msgspec.Struct, eq=False):
     _longest_block: float = 0.0
 
     def start(self) -> None:
-        """See that the outcome of the operation is told, in this turn of the event loop if it is a `Receipt`."""
+        """See that the operation's outcome is reported, in the same turn of the event loop if it is a `Receipt`."""
         operation = self._operation
         if isinstance(operation, Receipt) and not operation.done():
             operation.hears = self._tell
@@ -77,7 +77,7 @@ class Call(msgspec.Struct, eq=False):
             self._abandon()
 
     def fail(self) -> None:
-        """Give the operation up, and tell that the connection is lost or else that the time is over."""
+        """Give the operation up, and report that the connection is lost or else that the time is over."""
         if done := self._take_done():
             self._abandon()
             gone = self._connection.gone.done()
@@ -86,8 +86,8 @@ class Call(msgspec.Struct, eq=False):
     def excuse(self, late: float, now: float) -> None:
         """Move the deadline, after the host has blocked the loop until `now`, for about `late` seconds.
 
-        What arrived meanwhile has yet to be read: at the end of the call's time, a block gives as much time again. Only
-        a block that is longer than those before does so; otherwise a loop that is always late would never notice a silence.
+        Answers that arrived meanwhile have yet to be read. So a block at the end of the call's time adds as much time
+        again, but only if it is longer than all before: a loop that is always late would never notice a silence.
         """
         if late > self.within / 100:
             self.deadline += late
@@ -96,11 +96,11 @@ class Call(msgspec.Struct, eq=False):
                 self.deadline = max(self.deadline, now + min(late, self.within))
 
     async def _run(self) -> None:
-        """Run a coroutine, and tell its outcome from here: that is cheaper than a callback of the task."""
+        """Run a coroutine, and report its outcome from here: that is cheaper than a callback of the task."""
         self._tell(await _outcome(self._operation))
 
     def _came(self, future: "asyncio.Future[None]") -> None:
-        """Tell the outcome of a future."""
+        """Report the outcome of a future."""
         if future.cancelled():
             self._tell(ConnectionAbortedError("the client library cancelled the call"))
         else:
@@ -124,7 +124,7 @@ class Call(msgspec.Struct, eq=False):
         if isinstance(operation, asyncio.Future):
             future = operation
         elif iscoroutine(operation) and getcoroutinestate(operation) == CORO_CREATED:
-            operation.close()  # its task, cancelled before its first step, never comes to it
+            operation.close()  # its task, cancelled before its first step, never runs it
         assert future
         self._connection.abandon(future)
 
@@ -132,7 +132,7 @@ class Call(msgspec.Struct, eq=False):
 class Connection(Generic[S]):
     """One transport and its inbox, which no other transport knows; implements `Inbox`.
 
-    An abandoned transport hands in to an inbox that nobody reads, and remembers in dicts that nobody keeps.
+    An abandoned transport delivers to an inbox that nobody reads, and writes to dicts that nobody keeps.
     """
 
     def __init__(
@@ -181,8 +181,8 @@ class Connection(Generic[S]):
         with:
 
         - None: the method has returned;
-        - the exception that the method raised. A `CancelledError` becomes a `ConnectionAbortedError`, any other
-          exception that is no `Exception` a `RuntimeError`;
+        - the exception that the method raised. A `CancelledError` becomes a `ConnectionAbortedError`. Anything else
+          that is not an `Exception` becomes a `RuntimeError`;
         - `Lost`: the connection is gone;
         - `TimeoutError`: the time is over.
 
@@ -199,7 +199,7 @@ class Connection(Generic[S]):
         return call
 
     def publish(self, topic: str, payload: bytes) -> Operation:
-        """Have the transport begin to publish; what it raises before there is something to await comes with the rest."""
+        """Have the transport begin to publish; an exception before it returns an awaitable counts as the outcome."""
         try:
             return self.transport.publish(topic, payload)
         except Exception as error:
@@ -225,7 +225,7 @@ class Connection(Generic[S]):
     def watch(self, heartbeat: float) -> None:
         """Notice within `heartbeat` seconds of silence that the connection is gone.
 
-        A ping begins a third of a heartbeat after the last one's end, and has six tenths.
+        A ping begins a third of a heartbeat after the last one's end, and may take six tenths.
         """
         if not self.gone.done():
             self._next_ping = self.loop.call_later(heartbeat / 3, self._ping, heartbeat)
@@ -241,7 +241,7 @@ class Connection(Generic[S]):
             self.lost(error)
 
     def abandon(self, task: "asyncio.Future[Any]") -> None:
-        """Cancel a task or a future for which only `close` waits, for a while."""
+        """Cancel a task or a future; only `close` waits for it, for a while."""
         self._strays[task] = None
         task.add_done_callback(self._forget)
         task.cancel()
@@ -255,7 +255,7 @@ class Connection(Generic[S]):
         self._fail(list(reversed(self.running)))
 
     def _fail(self, calls: list[Call]) -> None:
-        """End `calls`, the last one first; what is too much for one turn of the loop is left to the next."""
+        """End `calls`, the last one first; those beyond `MOST_AT_ONCE` end in the next turn of the loop."""
         try:
             for _ in range(min(len(calls), MOST_AT_ONCE)):
                 calls.pop().fail()
@@ -273,7 +273,7 @@ class Connection(Generic[S]):
         """End the calls whose time is over. One timer serves all calls; it stops when it finds none running."""
         self._alarm, self._alarm_at = None, inf
         if not self.running:
-            self.running = {}  # a dict keeps the room that it once needed
+            self.running = {}  # a dict keeps the memory that it once needed
         if not self.running or self.gone.done():
             return
         now = max(self.loop.time(), planned)
@@ -290,7 +290,7 @@ class Connection(Generic[S]):
                 self._look_at(look)
 
     async def leave(self, within: float) -> None:
-        """Have the transport undo, within `within` seconds, what would outlive it at the broker, unless it is gone."""
+        """Have the transport undo, within `within` seconds, what would outlive it at the broker, unless it is lost."""
         if self.gone.done():
             return
         try:
@@ -299,9 +299,9 @@ class Connection(Generic[S]):
             logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
 
     async def close(self) -> None:
-        """Close the transport, once, come what may, within about `CLOSING_TIME`; raises nothing.
+        """Close the transport once, whatever happens, within about `CLOSING_TIME`.
 
-        When cancelled, it waits for the end all the same.
+        Raises nothing; when cancelled, it still waits for the end.
         """
         if self._closing is None:
             self._closing = tasks.start(self._close())
@@ -334,14 +334,14 @@ class Connection(Generic[S]):
 
 
 async def _begin(method: Callable[[], Operation]) -> None:
-    """Call `method` as a part of the operation, so that an exception of a method that is no coroutine counts, too."""
+    """Call `method` within the operation, so that an exception counts even if it is not a coroutine function."""
     await method()
 
 
 async def _outcome(operation: Operation) -> Exception | None:
     """Run `operation`; return what it raised, as an `Exception`.
 
-    `SystemExit` would end the loop if a task raised it. `KeyboardInterrupt` shall: the interpreter raises it anywhere.
+    A `SystemExit` in a task would end the loop. A `KeyboardInterrupt` should: the interpreter raises it anywhere.
     """
     try:
         await operation

@@ -63,11 +63,11 @@ class Stats(TypedDict):
     reconnects: int
     """Connections after the first."""
     pending: int
-    """Messages that wait to be accepted now."""
+    """Messages that now wait to be accepted."""
 
 
 class Node(Generic[S]):
-    """The parts of a connector that belong to one identity; `limits` are the settings that stay as they are."""
+    """The parts of a connector that belong to one identity; `limits` are the settings that never change."""
 
     def __init__(
         self,
@@ -141,10 +141,10 @@ class MessageConnector(Generic[S]):
     """Joins a node to the others through a broker.
 
     `settings` are the settings, or a function, sync or async, that returns them; it is called before each attempt to
-    connect, so that passwords, tokens and addresses may change. Limits and time-outs stay as they were at first.
+    connect, so that passwords, tokens and addresses may change. Limits and timeouts stay as they were at first.
 
-    Events, with their arguments: `ready` (), after every connection; `error` (exception), for what is
-    no operation's own error; `close` (), once.
+    Events, with their arguments: `ready` (), after every connection; `error` (exception), for errors
+    that belong to no operation; `close` (), once.
 
     A connector belongs to the process and the event loop in which it first connects. Any call from elsewhere raises
     `RuntimeError`.
@@ -156,12 +156,12 @@ class MessageConnector(Generic[S]):
     errors: ClassVar[ModuleType] = errors
     """The module with all exception classes."""
     name: ClassVar[str]
-    """What the broker is called."""
+    """The name of the broker."""
     version: ClassVar[str]
     """The version of the package."""
     contract_version: ClassVar[str] = CONTRACT_VERSION
     default_serialization: ClassVar[str] = "json"
-    """How messages are sent unless the settings say otherwise."""
+    """How messages are serialised unless the settings say otherwise."""
 
     def __init__(self, settings: S | Callable[[], S | Awaitable[S]]) -> None:
         if not isinstance(settings, ConnectorSettings) and not callable(settings):
@@ -196,17 +196,17 @@ class MessageConnector(Generic[S]):
 
     @property
     def node_name(self) -> str:
-        """This node's name, which its private topic carries; drawn when it is first asked for, unless it is given."""
+        """This node's name, which its private topic carries; drawn at random at its first use, unless it is set."""
         settings = self._known_settings
         return (settings and settings.node_name) or self._name.get()
 
     @property
     def is_ready(self) -> bool:
-        """Whether messages come and go now."""
+        """Whether messages flow now."""
         return self._closing is None and self._node is not None and self._link is not None and self._link.is_up
 
     def stats(self) -> Stats:
-        """Return the counters of this moment."""
+        """Return the present counters."""
         if self._node is None:
             return Stats(
                 published=0, delivered=0, filtered=0, lost=0, repaired=0, duplicates=0, reconnects=0, pending=0
@@ -242,19 +242,19 @@ class MessageConnector(Generic[S]):
     def log_unsent(self, error: Exception | None) -> None:
         """Log how many messages others may miss: at once, then once a second at most, and when the connector closes.
 
-        A callback for `publish_nowait`. A host also calls it with what that raised, if its users are not to see it.
+        A callback for `publish_nowait`. A host also calls it with what that raised, if its users must not see it.
         """
         if error:
             self._events.log_unsent(error)
 
     async def connect(self) -> None:
-        """Connect, and stay connected until `close()`; do nothing if that is so already.
+        """Connect, and stay connected until `close()`; do nothing if already connected.
 
         Returns after `ready` was emitted. While the connector is reconnecting, and after `start()`, waits for that.
         Cancelling undoes the attempt.
 
         Raises:
-            ConnectError: no connection within `connect_timeout`. Nothing is left open, and it can be called again.
+            ConnectError: no connection within `connect_timeout`. Nothing is left open, and this can be called again.
             ClosedError: `close()` was called.
             RuntimeError: the connector belongs to another event loop or process.
         """
@@ -284,11 +284,11 @@ class MessageConnector(Generic[S]):
         opening.result()
 
     def start(self) -> None:
-        """Connect in the background, and stay connected until `close()`; do nothing if that is so already.
+        """Connect in the background, and stay connected until `close()`; do nothing if that has begun.
 
-        Returns at once, also if the broker cannot be reached. Until the first connection, everything is as in an
+        Returns at once, even if the broker cannot be reached. Until the first connection, everything is as in an
         outage: publishing and subscribing wait, and `error` events say what is wrong. If `settings` is a coroutine
-        function, limits and time-outs have their defaults.
+        function, limits and timeouts have their defaults.
 
         Raises:
             ClosedError: `close()` was called.
@@ -307,10 +307,10 @@ class MessageConnector(Generic[S]):
     def publish(self, topic: str, message: Any, key: str | None = None) -> Coroutine[Any, Any, None]:
         """Send `message`, any JSON value, to all other nodes that are subscribed to `topic`.
 
-        The message is taken as it is at this call, and keeps its place behind those published before with this key, or
-        like it without one. With `shards` = 1, the key has no effect.
-        What is returned, to be awaited, returns when the broker has accepted the message. Cancelling ends the
-        waiting, not the sending.
+        The message is taken as it is at this call. It stays behind those published before with the same key or, if it
+        has none, behind those without one. With `shards` = 1, the key has no effect.
+        The awaitable returns when the broker has accepted the message. Cancelling ends the wait, not the
+        sending.
 
         Raises, when awaited:
             NotReadyError, ClosedError: before `connect()` or `start()`; after `close()`.
@@ -343,22 +343,22 @@ class MessageConnector(Generic[S]):
     ) -> None:
         """Send like `publish`, without waiting.
 
-        Raises at once what is known at once: all that `publish` raises but `PublishError` for what the
-        broker says. What comes later goes to `callback(error_or_None)`, or without one, if it is an
-        error, to the `error` event, and without a handler of that to `log_unsent`.
+        Raises known errors at once: all that `publish` raises, except a `PublishError` for the broker's
+        answer. The later outcome goes to `callback(error_or_None)`. Without one, a later error goes to
+        the `error` event, and without a handler of that to `log_unsent`.
         """
         node = self._connected()
         node.outbox.add(*self._prepared(node, topic, message, callback, key))
 
     async def subscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
-        """Have `listener(message)`, sync or async, called for what other nodes publish on `topic`.
+        """Call `listener(message)`, sync or async, for what other nodes publish on `topic`.
 
-        With a key, the listener gets the messages of the shard of that key: those with this key, and with others. A
-        listener with several keys of one shard gets each message once. With and without a key, it is two listeners.
+        With a key, the listener gets the messages of that key's shard: those with this key, and with others. A listener
+        with several keys of one shard gets each message once. With and without a key, it counts as two listeners.
 
-        Returns when that is so; during an outage, when the connection is back. A listener that is
-        subscribed to the topic already is not added again. When it raises, and when it is cancelled, the listener is
-        not subscribed.
+        Returns when the listener is subscribed; during an outage, when the connection is back. A listener
+        that is already subscribed to the topic is not added again. If this call raises or is cancelled, the listener
+        is not subscribed.
 
         Raises:
             SubscribeRefusedError: the broker refused.
@@ -373,10 +373,10 @@ class MessageConnector(Generic[S]):
 
     @asynccontextmanager
     async def messages(self, topic: str, key: str | None = None) -> AsyncIterator[AsyncIterator[Any]]:
-        """Subscribe to `topic`, or to the shard of a key, for the time of a block, and get messages by `async for`.
+        """Subscribe to `topic`, or to the shard of a key, for the time of a block, and get messages with `async for`.
 
-        The subscription is live when the block is entered. What waits is bounded as for a listener. The
-        iteration ends with the block, and after `close()` when what had arrived was handed out.
+        The subscription is live when the block is entered. Limits apply as for a listener. The iteration
+        ends with the block, or after `close()` with the last message that had arrived.
 
         Raises what `subscribe` and `unsubscribe` raise.
         """
@@ -389,12 +389,12 @@ class MessageConnector(Generic[S]):
             await node.subscriptions.remove(pulled)
 
     async def unsubscribe(self, topic: str, listener: Listener, key: str | None = None) -> None:
-        """Call `listener` no more for messages on `topic`, from now on.
+        """Stop calling `listener` for messages on `topic`, from now on.
 
-        With a key, that is so once it was called for each key of the shard for which the listener was subscribed.
+        With keys, the calls stop once each key of the shard for which the listener was subscribed is unsubscribed.
 
-        Returns when the broker, if this was the topic's last listener, has been told. When cancelled, the listener is
-        unsubscribed all the same.
+        Returns when the broker, if this was the topic's last listener, has been told. Cancelling ends the wait, not the
+        unsubscribing.
 
         Raises:
             UnsubscribeError: the listener is not subscribed with this key, or the broker objects.
@@ -406,12 +406,12 @@ class MessageConnector(Generic[S]):
         await node.subscriptions.unsubscribe(text_of(topic), listener, key)
 
     async def close(self) -> None:
-        """Send what waits to be sent, let listeners finish, and release everything, for good.
+        """Send the waiting messages, let listeners finish, and release everything, for good.
 
         Waits for the broker to accept what was published, `publish_timeout` at most; without a
-        connection, what waits fails with `ClosedError`. Listeners have a second for what has
+        connection, waiting messages fail with `ClosedError`. Listeners have a second for what has
         arrived. Returns after `close` was emitted; may be called at any time, more than once, and by a
-        listener. Cancelling ends the waiting, not the closing.
+        listener. Cancelling ends the wait, not the closing.
         """
         if self._closing is None:
             if self._identity:
@@ -581,7 +581,7 @@ class MessageConnector(Generic[S]):
         return topic, node.serialization.encode(message, node.sender.largest), settle
 
     def _publish_from_outside(self, topic: str, message: Any, key: str | None) -> Coroutine[Any, Any, None]:
-        """Take a message where no event loop runs, for one that is handed to `run_coroutine_threadsafe`."""
+        """Take a message where no event loop runs, for `run_coroutine_threadsafe`."""
         node = self._node
         if node is None:
             return _raise(NotReadyError(f"The connector to {self._where} is not connected: await connect() first."))
@@ -600,7 +600,7 @@ class MessageConnector(Generic[S]):
     def _place(self, node: Node[S], topic: str, key: str | None) -> str:
         """Return the broker's topic for a message.
 
-        Nobody asks that for a topic without shards on which the node has published before.
+        This is not called for a topic without shards on which the node has published before.
         """
         if fault := self._fault(topic) or key_fault(key):
             raise PublishRefusedError(f"{fault}.", topic=topic if isinstance(topic, str) else "")

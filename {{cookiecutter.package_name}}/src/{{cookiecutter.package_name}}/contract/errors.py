@@ -6,7 +6,7 @@ class ConnectorError(Exception):
 
 
 class ConnectError(ConnectorError):
-    """`connect()` failed; `refused` is True if the broker said no, so that trying again is vain."""
+    """`connect()` failed; `refused` is True if the broker said no, so that trying again is futile."""
 
     def __init__(self, text: str = "", *, refused: bool = False) -> None:
         super().__init__(text)
@@ -36,12 +36,12 @@ class PublishRefusedError(PublishError):
 class PublishUnconfirmedError(PublishError):
     """The broker did not confirm the message within `publish_timeout`: it may arrive.
 
-    Each node that misses it is told by a `MessagesLostError`.
+    Each node that misses it gets a `MessagesLostError`.
     """
 
 
 class SubscribeError(ConnectorError):
-    """A subscription to `topic` did not come about; the two subclasses say why."""
+    """A subscription to `topic` failed; the two subclasses say why."""
 
     def __init__(self, text: str = "", *, topic: str = "") -> None:
         super().__init__(text)
@@ -109,7 +109,7 @@ class SlowListenerError(ConnectorError):
 class ShardsDifferError(ConnectorError):
     """The sender `node` (its id in frames, in hex) has another number of shards, `theirs`, than this node, `mine`.
 
-    So messages with a key may not arrive. It was seen on `topic`, and is told once for each sender.
+    So messages with a key may not arrive. It was seen on `topic`, and is reported once for each sender.
     """
 
     def __init__(self, text: str = "", *, topic: str = "", node: str = "", mine: int = 1, theirs: int = 1) -> None:

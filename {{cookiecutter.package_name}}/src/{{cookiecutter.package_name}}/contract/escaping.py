@@ -8,7 +8,7 @@ _KEPT = frozenset(f"{ascii_letters}{digits}-_".encode())
 
 
 def escape(topic: str, mark: str = "%", longest: int | None = None) -> str:
-    """Return `topic` with all but ASCII letters, digits, `-` and `_` written as `mark` and two hex digits a byte.
+    """Return `topic` with all but ASCII letters, digits, `-` and `_` written as `mark` and two hex digits per byte.
 
     `mark` may be `_`, which is escaped itself then. A name of more than `longest` characters is cut, and ends
     in a digest of the topic: still a name for this topic alone, but one that `unescape` cannot read.
@@ -22,5 +22,5 @@ def escape(topic: str, mark: str = "%", longest: int | None = None) -> str:
 
 
 def unescape(name: str, mark: str = "%") -> str:
-    """Return the topic of which `escape` made `name`, unless it was cut."""
+    """Return the topic from which `escape` made `name`, unless it was cut."""
     return unquote(name.replace(mark, "%"))

@@ -1,4 +1,4 @@
-"""Events to the host: nothing that a handler does to itself harms another one, or the connector."""
+"""Events to the host: the failure of a handler harms no other one, nor the connector."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ CLOSING_TIME = 1.0
 """Seconds that handlers may take to end when the connector closes, and once more after they were cancelled."""
 
 _handler: ContextVar["asyncio.Task[Any] | None"] = ContextVar("handler", default=None)
-"""The task of the handler in which we are, also in the tasks that it has started."""
+"""The task of the handler that we run in, even in the tasks that it has started."""
 
 
 class Events:
@@ -74,9 +74,9 @@ class Events:
         self._flood.add(1)
 
     async def close(self) -> None:
-        """Log what waits for that; wait for the handlers that still run, for `CLOSING_TIME` seconds, and cancel them then.
+        """Log what waits for that; wait `CLOSING_TIME` seconds for the handlers that still run, then cancel them.
 
-        A handler in which this is called is not waited for.
+        It does not wait for a handler that calls it.
         """
         self._flood.flush()
         others = [task for task in self._running if task is not _handler.get()]

@@ -1,4 +1,4 @@
-"""Events that come in floods are told once, with a count."""
+"""Events that come in floods are reported once, with a count."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,10 +12,10 @@ PAUSE = 1.0
 
 
 class Flood:
-    """Tells at once of the first thing of a kind, and of later ones at most once in `PAUSE` seconds.
+    """Reports the first event of a kind at once, and later ones at most once in `PAUSE` seconds.
 
-    `word(count)` makes the error to report. The counts of all errors add up to what was added. There is no timer while
-    everything has been told.
+    `word(count)` creates the error to report. The counts of all errors add up to what was added. No timer runs while
+    nothing is left to report.
     """
 
     __slots__ = ("_last", "_owed", "_report", "_timer", "_word")
@@ -28,7 +28,7 @@ class Flood:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, count: int) -> None:
-        """Count `count` more things, at least one."""
+        """Count `count` more events, at least one."""
         self._owed += count
         if self._timer is None:
             loop = asyncio.get_running_loop()
@@ -40,7 +40,7 @@ class Flood:
                 self.flush()
 
     def flush(self) -> None:
-        """Tell now of what has not been told yet, if any; no timer is left."""
+        """Report now what was not reported yet, if anything; no timer is left."""
         if self._timer:
             self._timer.cancel()
             self._timer = None

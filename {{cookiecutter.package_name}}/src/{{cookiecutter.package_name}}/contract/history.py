@@ -8,7 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 THINNED = 4096
-"""How many overwritten frames of a topic keep their times; beyond it, every second one of them loses its."""
+"""How many overwritten frames of a topic keep their times; beyond that, every second time is dropped."""
 
 _MARK = struct.Struct("QdQ")
 _HEAD = struct.Struct(">II")
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 class Trail(msgspec.Struct, gc=False, eq=False):
     """The frames of one topic: the first number of each, when it was sent, and its place in the history.
 
-    The garbage collector does not look at it: with 100,000 topics it stopped the event loop for 140 ms.
+    The garbage collector skips it: with 100,000 topics, a collection stopped the event loop for 140 ms.
     """
 
     marks: bytearray = msgspec.field(default_factory=bytearray)
@@ -63,8 +63,8 @@ class History:
     """Keeps the bodies of frames up to `limit` bytes over all topics; the oldest are overwritten.
 
     A frame takes 24 bytes more, for its numbers. The ring is a single object to the garbage collector: a
-    list of frames cost 12 % of the messages a second with one in flight. It grows until it has `limit` bytes, since to
-    make 16 MiB at once takes 10 ms.
+    list of frames cost 12 % of the messages a second with one in flight. It grows until it has `limit` bytes, since
+    allocating 16 MiB at once takes 10 ms.
     """
 
     def __init__(self, limit: int) -> None:

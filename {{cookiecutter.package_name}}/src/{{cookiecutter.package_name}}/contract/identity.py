@@ -1,4 +1,4 @@
-"""What makes a node itself: drawn once for each process and event loop."""
+"""The identity of a node: drawn once for each process and event loop."""
 
 import asyncio
 import os
@@ -38,7 +38,7 @@ class Identity:
 
 
 class NodeName:
-    """A random node name, drawn when it is first asked for, and anew in a child process."""
+    """A random node name, drawn at its first use, and again in a child process."""
 
     def __init__(self) -> None:
         self._process = 0

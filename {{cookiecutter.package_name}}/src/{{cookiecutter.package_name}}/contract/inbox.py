@@ -4,12 +4,12 @@ from typing import Any, Protocol
 
 
 class Inbox(Protocol):
-    """Where a transport hands in what it gets; its methods are called on the event loop's thread.
+    """Takes what a transport receives; its methods are called on the event loop's thread.
 
     From another thread, call them through a `Bridge`.
 
-    What must outlive a transport is kept in two separate places. Nothing is kept of what a transport writes there
-    after its loss.
+    Data that must outlive a transport is kept in two separate places. Anything that a transport writes there after
+    its loss is dropped.
     """
 
     memory: dict[str, Any]

@@ -24,7 +24,7 @@ from .transport import S, Transport
 logger = logging.getLogger(__name__.partition(".")[0])
 
 TELL_AGAIN = 60.0
-"""Seconds after which a reason for which we cannot come back is told again."""
+"""Seconds after which the reason for an outage is reported again."""
 
 
 class AttemptFailed(Exception):
@@ -51,7 +51,7 @@ class AttemptFailed(Exception):
 
 
 class Link(Generic[S]):
-    """Keeps one connection up, and tells of each coming and going.
+    """Keeps one connection up, and reports when each begins and ends.
 
     Arguments:
         transport_class: makes the transport of each connection.
@@ -61,7 +61,7 @@ class Link(Generic[S]):
         restore: brings a new connection to where the last one was; if it raises, the next host is tried.
         on_up: called with each new connection and the settings that it was made with.
         on_down: called once for each connection, with the reason for its end; `close` is one.
-        report: called with a `ReconnectError` for each new reason for which the connection cannot come back.
+        report: called with a `ReconnectError` for each new reason why the connection cannot come back.
 
     Once `close` has begun, neither `on_up` nor `report` is called.
     """
@@ -108,7 +108,7 @@ class Link(Generic[S]):
 
     @property
     def is_up(self) -> bool:
-        """Whether there is a connection that nobody has called lost."""
+        """Whether there is a connection that is not known to be lost."""
         return self.connection is not None
 
     @property
@@ -163,7 +163,7 @@ class Link(Generic[S]):
         self._work = tasks.start(self._keep(None))
 
     async def up(self) -> Connection[S]:
-        """Return the connection, after waiting for one if need be; raise `ClosedError` once this is closed."""
+        """Return the connection, after waiting for one if need be; raise `ClosedError` once the link is closed."""
         while not self._is_closed:
             if connection := self.connection:
                 return connection
@@ -269,7 +269,7 @@ class Link(Generic[S]):
             share = (ends - time()) / (len(hosts) - tried)
             if share <= 0 and failures:
                 break
-            if len(hosts) > 1:  # for a client that looks at the clock itself
+            if len(hosts) > 1:  # for a client with a timeout of its own
                 host = host.model_copy(update={"connect_timeout": share})
             try:
                 connection = await self._establish(host, share)
@@ -358,7 +358,7 @@ class Link(Generic[S]):
         return settings
 
     def _stop_if_cancelled(self) -> None:
-        """Be cancelled, also if the settings function has kept that for itself."""
+        """Be cancelled, even if the settings function has swallowed that."""
         task = asyncio.current_task()
         if task and task.cancelling():
             raise asyncio.CancelledError

@@ -16,7 +16,7 @@ from .serialization import Serialization
 from .settings import ConnectorSettings
 
 Listener = Callable[[Any], Any]
-"""Called with each message; what it returns is awaited if it can be."""
+"""Called with each message; its result is awaited if it can be."""
 
 SLICE = 0.01
 """Seconds for which all listeners of a connector together may work in one turn of the event loop."""
@@ -25,7 +25,7 @@ KEPT_DECODED = 1024 * 1024
 """How many bytes of bodies may wait for a listener before a frame is kept as its body alone, not decoded."""
 
 _call: ContextVar[object] = ContextVar("call", default=None)
-"""Stands for the call of a listener in which we are, also in the tasks that it has started."""
+"""Identifies the call of a listener that we run in, even in the tasks that it has started."""
 
 
 class Batch:
@@ -59,9 +59,8 @@ class Batch:
 class Turns:
     """Shares the time of the event loop among the listeners of a connector.
 
-    A listener that has worked beyond `end` awaits `wait`. While one does, each listener that comes new does so, too,
-    and one of them goes on in each turn of the loop. So ten listeners of a large message decode it in ten turns, not in
-    one.
+    A listener that has worked beyond `end` awaits `wait`. While one does, each new listener does so, too, and one of
+    them goes on in each turn of the loop. So ten listeners of a large message decode it in ten turns, not in one.
     """
 
     def __init__(self) -> None:
@@ -148,7 +147,7 @@ class Pending:
         return not self.waiting
 
     def put(self, batch: Batch) -> None:
-        """Queue the messages of one frame; the first to do so gets those that are decoded."""
+        """Queue the messages of one frame; the first listener gets the decoded ones."""
         if not self.live or batch.published < self.since:
             return
         messages, batch.messages = batch.messages, None
@@ -164,7 +163,7 @@ class Pending:
         return False
 
     def stop(self) -> None:
-        """Give the listener nothing more; a call of it that is running ends by itself."""
+        """Give the listener nothing more; a running call of it ends by itself."""
         self.live = False
         self._clear()
         self._slow.flush()
@@ -179,7 +178,7 @@ class Pending:
         raise NotImplementedError
 
     def _load(self) -> bool:
-        """Decode the next batch if no decoded messages are left; return whether there are any then."""
+        """Decode the next batch if no decoded messages are left; return whether there are any now."""
         while self._batches and not self._messages:
             batch, messages = self._batches.popleft()
             skip, self._dropped = batch.skip + self._dropped, 0
@@ -202,7 +201,7 @@ class Pending:
         return self._count + left > self._most or self._bytes + left * self._unit > self._most_bytes
 
     def _plan_trim(self) -> None:
-        """Trim after the listener's turn, since only the rest that a slow listener leaves is too much."""
+        """Trim after the listener's turn, since only what a slow listener leaves is too much."""
         if self._count > self._most or self._bytes > self._most_bytes or (self._messages and self._is_too_much()):
             self._turns.loop.call_soon(self._trim)
 
@@ -227,7 +226,7 @@ class Pending:
             self._slow.add(dropped)
 
     def _drop(self) -> int:
-        """Drop of the oldest frame as many messages as need be; return how many."""
+        """Drop as many messages of the oldest frame as need be; return how many."""
         batch = None if self._messages else self._batches[0][0]
         unit = batch.unit if batch else self._unit
         left = batch.count - batch.skip - self._dropped if batch else len(self._messages)
@@ -258,8 +257,8 @@ class Pending:
 class Subscription(Pending):
     """Calls `listener` with the messages of `topic`, one after another.
 
-    A task does so; it ends when no message waits. Whatever the listener raises is reported as a `ListenerError`. If the
-    listener cancels the task, that is reported, too, and the messages that are left go to a new task.
+    It does so in a task, which ends when no message waits. Whatever the listener raises is reported as a
+    `ListenerError`. If the listener cancels the task, that is reported, too, and a new task gets the messages left.
     """
 
     listener: Listener
@@ -288,8 +287,8 @@ class Subscription(Pending):
     async def finish(self, within: float) -> None:
         """Take no more messages, and give the listener `within` seconds for those that wait.
 
-        A listener that is not through by then is cancelled, and has `within` seconds to end. A listener in whose call
-        this runs is not waited for.
+        A listener that has not finished by then is cancelled, and has `within` seconds to end. A listener that calls
+        this is not waited for.
         """
         await super().finish(within)
         if self.is_calling_us():
@@ -396,7 +395,7 @@ class PulledSubscription(Pending):
         self._end()
 
     async def finish(self, within: float) -> None:
-        """Take no more messages; those that wait can still be had, at any time."""
+        """Take no more messages; those that wait can still be fetched, at any time."""
         await super().finish(within)
         self._end()
 

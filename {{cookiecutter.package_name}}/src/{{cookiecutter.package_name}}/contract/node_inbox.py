@@ -1,4 +1,4 @@
-"""The inbox of a node: each payload is looked at, counted, decoded, and handed to the listeners of its topic."""
+"""The inbox of a node: each payload is checked, counted, decoded, and handed to the listeners of its topic."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from .shards import Shards
 from .wire import Frame, Signer
 
 DIFFERING = 1024
-"""Of how many senders with another number of shards a node tells."""
+"""How many senders with another number of shards a node reports."""
 
 
 class NodeInbox:
@@ -87,7 +87,7 @@ class NodeInbox:
             self.repair.changed()
 
     def forget(self, topic: str) -> None:
-        """Take no more messages on a topic, and count anew when somebody listens to it again."""
+        """Take no more messages on a topic, and start afresh when somebody listens to it again."""
         self._receiver.forget(topic)
         topic = self._shards.coarse(topic)
         if flood := self._floods.pop(topic, None):
@@ -96,12 +96,12 @@ class NodeInbox:
         self.repair.changed()
 
     def close(self) -> None:
-        """Tell what was not told yet."""
+        """Report what was not reported yet."""
         for flood in self._floods.values():
             flood.flush()
 
     def _take_word(self, topic: str, frame: Frame, is_control: bool) -> Sequence[Effect]:
-        """Take a frame in which a node says something of its messages."""
+        """Take a frame in which a node says something about its messages."""
         now = self._time()
         if frame.kind == wire.CONTROL:
             control = wire.unpack_control(frame)
@@ -117,7 +117,7 @@ class NodeInbox:
         return self._receiver.answered(topic, frame, wire.unpack_answer(frame), now)
 
     def _take_messages(self, topic: str, frame: Frame, subscriptions: Sequence[Pending]) -> Sequence[Effect]:
-        """Take a frame with messages; the next one of its sender is delivered at once."""
+        """Take a frame with messages; if it is the next of its sender, deliver it at once."""
         is_again = frame.kind == wire.AGAIN
         if is_again and not self._receiver.wants(topic, frame):
             return ()
@@ -185,7 +185,7 @@ class NodeInbox:
         )
 
     def _compare_shards(self, topic: str, frame: Frame) -> None:
-        """Report a sender with another number of shards, once, and one sender in `PAUSE` seconds."""
+        """Report a sender with another number of shards, once, and at most one in `PAUSE` seconds."""
         if frame.shards == self._shards.number or frame.sender in self._differing or len(self._differing) >= DIFFERING:
             return
         if (now := self._time()) < self._quiet_until:

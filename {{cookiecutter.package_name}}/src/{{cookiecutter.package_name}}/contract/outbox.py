@@ -1,4 +1,4 @@
-"""What is published, from `publish` to the broker's answer: the tasks and timers around the numbers of `sending`."""
+"""Published messages, from `publish` to the broker's answer: the tasks and timers around the numbers of `sending`."""
 
 import asyncio
 import threading
@@ -28,13 +28,13 @@ Settle = Callable[[ConnectorError | None], object]
 
 
 LOOKS = 10
-"""How often the clock is looked at while a message waits, so that a block of the loop is seen, whenever it comes."""
+"""How often the clock is checked while a message waits, so that a block of the loop is noticed whenever it comes."""
 
 
 class Outbox(Generic[S]):
     """Takes serialised messages, sends them one frame of a topic at a time, and settles each.
 
-    `tell` is called with the lanes whose numbers the other nodes are to be told.
+    `tell` is called with the lanes whose numbers are to be announced to other nodes.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Outbox(Generic[S]):
         self._connection: Connection[S] | None = None
         self._calls: dict[Lane, Call | None] = {}
         self._resting: dict[Lane, asyncio.Handle] = {}
-        """Lanes that send nothing now, though no frame is on its way: the last one failed, or more is to join."""
+        """Lanes that send nothing now, though no frame is in flight: the last one failed, or more is to join."""
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = self._expected = inf
         """When the alarm goes off; and when it would go off if the loop were never blocked."""
         self._emptied: asyncio.Future[None] | None = None
         self._handing = threading.RLock()
-        """Is held by a thread that hands over, never by the event loop's: a signal handler may wait for that meanwhile."""
+        """Held by a thread that hands over, never by the event loop's: a signal handler may be waiting for the loop."""
         self._handed: deque[tuple[str, bytes, Settle]] = deque()
-        """What was handed over, until the event loop comes to it."""
+        """Messages that were handed over, until the loop takes them."""
         self._handed_bytes = self._taken_bytes = 0
-        """How much was ever handed over; and how much of it the event loop has taken."""
+        """The bytes ever handed over, and those of them that the event loop has taken."""
         self._is_told = False
-        """Whether the event loop will look at what was handed over."""
+        """Whether the event loop is about to take those."""
         self._is_shut = False
         self.published = 0
 
@@ -116,7 +116,7 @@ class Outbox(Generic[S]):
         return True
 
     def _take(self) -> None:
-        self._is_told = False  # before the look, so that nothing is overlooked that is handed over meanwhile
+        self._is_told = False  # first, so that nothing that is handed over meanwhile is overlooked
         if not self._is_shut:
             self._add_handed()
 
@@ -132,7 +132,7 @@ class Outbox(Generic[S]):
             self._taken_bytes += len(data) + MESSAGE_COST
 
     def start(self, lane: Lane) -> None:
-        """Send what a lane has to send, unless a frame of it is on its way."""
+        """Send what a lane has to send, unless a frame of it is in flight."""
         self._start(lane, self._time())
 
     def _start(self, lane: Lane, now: float) -> None:
@@ -150,7 +150,7 @@ class Outbox(Generic[S]):
             self._settle(outcomes)
 
     def resume(self, connection: Connection[S]) -> None:
-        """Send over a new connection what waits, first what the last one left unconfirmed."""
+        """Send what waits over a new connection, first what the last one left unconfirmed."""
         self._connection = connection
         lanes = self._sender.resume(connection.transport.max_frame_bytes, self._time())
         self._set_alarm(self._sender.next_due)
@@ -235,19 +235,19 @@ class Outbox(Generic[S]):
             self._alarm = self._loop.call_at(when, self._due)
 
     def _notice_block(self, now: float) -> None:
-        """Give what waits more time if the alarm is late, since the host has blocked the loop."""
+        """Give waiting messages more time if the alarm is late, since the host has blocked the loop."""
         late = now - self._expected
         if late > self._timeout / 100:
             self._expected = now
             self._sender.excuse(late)
 
     def _due(self) -> None:
-        """Do what is due: give up messages whose time is over, and have numbers told."""
+        """Do what is due: give up messages whose time is over, and announce numbers."""
         now = self._time()
         self._notice_block(now)
         self._alarm, self._alarm_at, self._expected = None, inf, inf
         if not self._calls:
-            self._calls = {}  # a dict keeps the room that it once needed
+            self._calls = {}  # a dict keeps the memory that it once needed
         due = self._sender.due(now)
         for lane in due.given_up:
             if call := self._calls.pop(lane, None):
@@ -258,7 +258,7 @@ class Outbox(Generic[S]):
         if due.told:
             self._tell(due.told)
         if self._sender.next_due < self._alarm_at or self._sender.pending:
-            # What is left to do now comes after other tasks have had their turn.
+            # The rest comes after other tasks have had their turn.
             look = now + self._timeout / LOOKS if self._sender.pending else inf
             self._set_alarm(min(max(self._sender.next_due, now), look))
 

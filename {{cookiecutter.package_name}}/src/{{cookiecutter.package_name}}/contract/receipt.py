@@ -6,22 +6,22 @@ from typing import Any
 
 
 class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
-    """Done when the broker has accepted a message, or with the error that became of it.
+    """Done when the broker has accepted a message, or when that failed, with the error.
 
-    A transport whose client library tells it of each answer may return one, and call `settle` on the event loop's
+    A transport whose client library reports each answer to it may return one, and call `settle` on the event loop's
     thread. That is the only way to settle it.
 
     It is a coroutine, too, since `asyncio.create_task` and its like take nothing else.
     """
 
     hears: Callable[[Exception | None], object] | None = None
-    """Called with the error, or with None, within `settle`, if that is set before.
+    """Called within `settle`, with the error or None, if it is set before.
 
     A callback of a future waits for the next turn of the event loop, which takes 8 of the 65 µs of a lone message.
     """
 
     def settle(self, error: Exception | None = None) -> None:
-        """Tell what became of the message, unless that was told already, or nobody waits any longer; raise nothing."""
+        """Report what became of the message, unless that was done before, or nobody waits any longer; raise nothing."""
         if self.done():
             return
         if error is None:
@@ -39,7 +39,7 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
                 self.get_loop().call_exception_handler(context)
 
     def send(self, value: Any) -> Any:
-        """Go on as a coroutine does that awaits this future and nothing else."""
+        """Go on like a coroutine that awaits this future and nothing else."""
         if self.done():
             raise StopIteration(self.result())
         self._asyncio_future_blocking = True
@@ -50,4 +50,4 @@ class Receipt(asyncio.Future[None], Coroutine[Any, Any, None]):
         raise kind if value is None else value
 
     def close(self) -> None:
-        """End as such a coroutine does, of which nothing is left to end."""
+        """End like such a coroutine, which has nothing left to end."""

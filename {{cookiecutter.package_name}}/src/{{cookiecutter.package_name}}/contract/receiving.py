@@ -15,24 +15,24 @@ from typing import NamedTuple
 from .wire import AGAIN, ANSWERS, LARGEST_NUMBER, Answer, Count, Frame, Question
 
 KNOWN_SENDERS = 131_072
-"""How many senders are remembered, counted for each topic; beyond it, a newcomer takes the place of another newcomer,
-or of a sender that was not heard for `SILENCE`. If there is none, it is delivered, and not remembered."""
+"""How many senders are remembered, counted for each topic; beyond that, a newcomer takes the place of another newcomer,
+or of a sender not heard for `SILENCE`. If there is none, its messages are delivered, but it is not remembered."""
 LOOKED_AT = 16
-"""How many of them are looked at for one that may be forgotten."""
+"""How many of them are searched for one that may be forgotten."""
 SILENCE = 600.0
 """Seconds."""
 
 HELD_BYTES = 1024 * 1024
-"""How much of what came after gaps is held until they are filled; the rest is dropped, and asked for later."""
+"""How many bytes that came after gaps are held until these are filled; the rest is dropped, and asked for later."""
 
 BEGINNINGS = 1024
 """How many gaps may be open when a newcomer is still asked for what it published before it was heard."""
 
 JITTER = 0.005
-"""At most so many seconds pass before a question, in the hope of overhearing another node's."""
+"""The longest wait, in seconds, before a question, in the hope of overhearing another node's."""
 
 TRIES = 8
-"""How many questions, a quarter of a heartbeat apart, a sender that still sends may leave without an answer."""
+"""How many questions, a quarter of a heartbeat apart, a sender that still sends may leave unanswered."""
 
 VAIN = 16
 """How many answers in a row, up to a heartbeat apart, may bring nothing, though the sender has what is missing."""
@@ -42,7 +42,7 @@ OVERHEARD = 64
 
 
 class Loss(NamedTuple):
-    """So many messages of a sender on a topic are lost."""
+    """`count` messages of a sender on a topic are lost."""
 
     topic: str
     sender: bytes
@@ -88,7 +88,7 @@ class Stream:
         self.due = due
         """The number of the next message; None until it is known where the sender's messages begin for us."""
         self.floor: int | None = None
-        """A number that was told before anything was heard; while it is due, our messages may begin above it."""
+        """A number announced before anything was heard; while it is due, our messages may begin above it."""
         self.last: int | None = None
         """The number of the last frame that came in order."""
         self.answers = answers
@@ -118,7 +118,7 @@ class Topic:
 
 
 class Asked(NamedTuple):
-    """A question: when we asked it, and which number was due then; of another node's question neither is known."""
+    """A question: when we asked it, and which number was due then; for another node's, neither is known."""
 
     time: float
     due: int
@@ -154,7 +154,7 @@ class Gap:
         self.is_check = False
         """Whether the sender's numbers contradict what we knew."""
         self.since = now
-        """When it was opened, or when something came of it the last time."""
+        """When it was opened, or when something last came of it."""
         self.asked: dict[int, Asked] = {}
         """The questions whose answer will do, by their ids."""
         self.was_overheard = False
@@ -186,13 +186,13 @@ class Receiver:
         """Seconds for which a sender that is not heard may be on its way back."""
         self._topics: dict[str, Topic] = {}
         self._order: dict[Stream, Topic] = {}
-        """All streams; those that may be forgotten are looked for from the beginning."""
+        """All streams; the search for one to forget starts at the beginning."""
         self._gaps: dict[Gap, None] = {}
         self._agenda: list[tuple[float, int, Gap]] = []
         self._entries = count()
         self._held_bytes = 0
         self.has_changed = False
-        """Whether a gap has opened or closed, or is to be asked for at another time, since that was last looked at."""
+        """Whether a gap has opened or closed, or is to be asked for at another time, since that was last checked."""
         self.can_ask = False
         """Whether there is a control topic on which to ask."""
         self.duplicates = 0
@@ -254,7 +254,7 @@ class Receiver:
         return self._unexpected(known, stream, frame, now)
 
     def told(self, sender: bytes, counts: Iterable[Count], answers: bool, now: float) -> list[Effect]:
-        """Take the numbers that a sender tells of itself."""
+        """Take the numbers that a sender announces."""
         effects: list[Effect] = []
         for told in counts:
             if known := self._topics.get(told.topic):
@@ -296,7 +296,7 @@ class Receiver:
         return effects
 
     def overheard(self, question: Question, now: float) -> None:
-        """Take a question that another node has asked as our own, if its answer will do for us."""
+        """Take another node's question as our own, if its answer will do for us."""
         known = self._topics.get(question.topic)
         stream = known.streams.get(question.target) if known else None
         gap = stream.gap if stream else None
@@ -310,14 +310,14 @@ class Receiver:
             gap.ask_at = max(gap.ask_at, now + self._quarter)
 
     def returned(self, sender: bytes, now: float) -> None:
-        """Ask a sender anew that was away, and has not heard our last questions."""
+        """Ask a sender again, since it was away and has not heard our questions."""
         for gap in self._gaps:
             if gap.stream.sender == sender:
                 gap.tries, gap.since = 0, now
                 self._ask_at(gap, now + self._jitter())
 
     def left(self, sender: bytes, now: float) -> None:
-        """Take it that a sender closes, and will answer no more questions."""
+        """Note that a sender is closing, and will answer no more questions."""
         for gap in self._gaps:
             if gap.stream.sender == sender:
                 gap.left_at = now + self._heartbeat / 2
@@ -331,7 +331,7 @@ class Receiver:
         return self._agenda[0][0] if self._agenda else inf
 
     def due(self, now: float) -> tuple[list[Gap], list[Effect]]:
-        """Return the gaps of which to ask now, and what becomes of those whose time is over."""
+        """Return the gaps to ask about now, and what becomes of those whose time is over."""
         asks: list[Gap] = []
         effects: list[Effect] = []
         while self._agenda and self._agenda[0][0] <= now:
@@ -362,7 +362,7 @@ class Receiver:
         return Question(gap.stream.sender, gap.topic.name, gap.stream.due or 0, age, question)
 
     def resume(self, now: float) -> None:
-        """Ask anew on a new connection."""
+        """Ask again on a new connection."""
         for gap in self._gaps:
             gap.tries, gap.vain, gap.since = 0, 0, now
             self._ask_at(gap, now + self._jitter())
@@ -391,7 +391,7 @@ class Receiver:
         return False
 
     def _remove(self, stream: Stream) -> None:
-        """Know a sender on a topic no more."""
+        """Forget a sender on a topic."""
         del self._order.pop(stream).streams[stream.sender]
         if stream.gap:
             self._close(stream.gap)
@@ -411,13 +411,13 @@ class Receiver:
         return [Delivery(known.name, frame, 0, now)]
 
     def _first_told(self, known: Topic, sender: bytes, told: Count, answers: bool, now: float) -> None:
-        """Take the number of a sender of which no frame was heard."""
+        """Take the number of a sender from which no frame was heard."""
         if told.given == told.base:
             return
         is_old = told.number == told.given and now - told.quiet / 1000 < known.since
         must_ask = answers and self.can_ask and not is_old and len(self._gaps) < BEGINNINGS
         if told.number < told.given and not must_ask:
-            return  # some are on their way, and the first of them that arrives is the first of ours
+            return  # some are in flight, and the first of them that arrives is the first of ours
         stream = self._stream(known, sender, None if must_ask else told.given, answers, now)
         if must_ask and stream:
             self._open(known, stream, told.number, now)
@@ -485,13 +485,13 @@ class Receiver:
         return [*effects, Delivery(known.name, frame, 0, now)]
 
     def _jump(self, known: Topic, stream: Stream, base: int, number: int) -> list[Effect]:
-        """Count what was skipped by a sender that cannot be asked; what is below its base never was."""
+        """Count what a sender skipped that cannot be asked; numbers below its base never existed."""
         due = max(stream.due or 0, base)
         stream.due = max(due, number)
         return [Loss(known.name, stream.sender, number - due)] if number > due else []
 
     def _check(self, known: Topic, stream: Stream, now: float) -> bool:
-        """Ask a sender that seems to be behind its own numbers, since those may have been another's; now and then."""
+        """Now and then, ask a sender that seems to be behind its own numbers: those may have been another's."""
         if not self._may_ask(stream) or now - stream.checked < self._heartbeat or stream.due is None:
             return False
         stream.checked = now
@@ -582,7 +582,7 @@ class Receiver:
         return now - gap.since > patience
 
     def _give_up(self, gap: Gap) -> list[Effect]:
-        """Count as lost what is missing, and go on with what is held; of a sender that was only told of, forget all."""
+        """Count as lost what is missing, and go on with what is held; forget a sender known only by its number."""
         stream = gap.stream
         if stream.due is None or stream.is_new:
             if not gap.held:

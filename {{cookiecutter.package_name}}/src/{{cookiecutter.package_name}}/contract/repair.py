@@ -1,4 +1,4 @@
-"""The control topic: tasks and timers for telling numbers, asking for missing messages, and recovering after a loss."""
+"""The control topic: tasks and timers to announce numbers, ask for missing messages, and recover after a loss."""
 
 import asyncio
 import logging
@@ -29,23 +29,23 @@ ANSWER_DELAY = 0.02
 """The longest delay, in seconds, before a node answers a request for its numbers, so that one answer serves many."""
 
 HOLD = 1.0
-"""After a loss, messages are held until the other nodes are back, but for no more than so many seconds."""
+"""Seconds for which messages are held at most after a loss, until the other nodes are back."""
 
 AHEAD = 1024
-"""How many messages may wait for a listener when more is asked for."""
+"""How many messages may wait for a listener when more are asked for."""
 POLL = 0.01
 """Seconds between looks at a listener that is behind."""
 
 PEERS = 4096
-"""How many nodes are waited for after a loss, and of how many the quickest frame is known."""
+"""For how many nodes this one waits after a loss, and remembers the quickest frame."""
 
 RECENT = 60.0
-"""Seconds for which the quickest frame of a node is the measure for its others. After that, clocks have drifted apart."""
+"""Seconds for which the quickest frame of a node is the measure for its others. Later, clocks have drifted apart."""
 
 ENTRY_BYTES = 24 * 1024
-"""A control frame has no more bytes of entries of each of three kinds."""
+"""The most bytes of entries of each of three kinds in a control frame."""
 ENTRY_COST = 60
-"""What an entry takes besides the name of its topic, in bytes."""
+"""The bytes of an entry besides the name of its topic."""
 
 LOSSES = 3
 """How many times in a row the broker may drop the connection when we subscribe to the control topic, before that counts
@@ -55,8 +55,8 @@ as a refusal."""
 class Repair(Generic[S]):
     """One node's part on the control topic.
 
-    What waits to be said leaves together: one control frame is on its way at a time. `handle` is called with what the
-    answers and the numbers of others have brought; `behind` tells how many messages wait for the slowest listener.
+    Whatever waits to be said leaves together: one control frame is in flight at a time. `handle` is called with the
+    effects of others' answers and numbers; `behind` returns how many messages wait for the slowest listener.
     """
 
     def __init__(
@@ -87,17 +87,17 @@ class Repair(Generic[S]):
         self._awaited: dict[bytes, None] = {}
         """The nodes for which messages are held."""
         self._late: dict[bytes, None] = {}
-        """The nodes that were not back in time, so that they have not heard what we asked."""
+        """The nodes that were not back in time, and so have not heard what we asked."""
         self._hold: asyncio.TimerHandle | None = None
         self._call: Call | None = None
         self._counts: dict[str, Count] = {}
         self._wanted: dict[str, None] = {}
-        """Topics of which we ask the others for their numbers."""
+        """Topics on which we ask the others for their numbers."""
         self._questions: list[tuple[Question, float]] = []
         """With the times at which they were made."""
         self._is_back = False
         self._asked: dict[str, None] = {}
-        """Topics of which others have asked for our numbers."""
+        """Topics on which others have asked for our numbers."""
         self._must_answer = False
         self._answer: asyncio.Handle | None = None
         self._asking: asyncio.TimerHandle | None = None
@@ -110,7 +110,7 @@ class Repair(Generic[S]):
     async def restore(self, connection: Connection[S]) -> None:
         """Subscribe to the control topic; where the broker refuses that, say so once, and work without repair.
 
-        Raises `Again` if the connection was lost by it.
+        Raises `Again` if that cost the connection.
         """
         self._has_topic = False
         if connection.transport.keeps_messages:
@@ -195,7 +195,7 @@ class Repair(Generic[S]):
             self._counts.update({lane.topic: self._sender.count(lane, now) for lane in lanes})
             self._say()
             return
-        # Nodes with fewer shards hear only the first ones, and shall hear there that they are fewer.
+        # Nodes with fewer shards hear only the first ones, and must learn there that theirs are fewer.
         for topic in dict.fromkeys(name for lane in lanes for name in (lane.topic, self._shards.coarse(lane.topic))):
             lane = self._sender.lane(topic, self._loop.time())
             lane.owes_count = True
@@ -218,7 +218,7 @@ class Repair(Generic[S]):
             self._asking = self._loop.call_at(due, self._ask)
 
     async def settled(self, topic: str) -> None:
-        """Return when no message is on its way again on a topic, and the others have told their numbers after a loss."""
+        """Return when no repair is in flight on a topic, and the others have announced their numbers after a loss."""
         while self._hold or self._receiver.has_gaps(topic):
             waiter = self._loop.create_future()
             self._settling.append(waiter)
@@ -260,7 +260,7 @@ class Repair(Generic[S]):
         return effects
 
     def _delay(self, sender: bytes, clock: int | None, now: float) -> float:
-        """Return how many seconds longer than the quickest recent frame of its node a frame was on its way.
+        """Return how many seconds longer a frame took than the quickest recent frame of its node.
 
         It is 0 for a frame without a clock, and at most a heartbeat.
         """
@@ -331,7 +331,7 @@ class Repair(Generic[S]):
         return self._has_topic and bool(waits)
 
     def _say(self) -> None:
-        """Send what waits to be said, unless a control frame is on its way."""
+        """Send what waits to be said, unless a control frame is in flight."""
         connection = self._connection
         if connection is None or self._call or not self._has_something:
             if self._said and not self._call:
@@ -387,7 +387,7 @@ def _older(question: Question, seconds: float) -> Question:
 
 
 def _portion(topics: Iterable[str], room: int) -> list[str]:
-    """Return the first topics, as many as find room in a control frame; one does in any case."""
+    """Return the first topics, as many as fit into a control frame, and at least one."""
     portion, size = list[str](), 0
     for topic in topics:
         size += 4 * len(topic) + ENTRY_COST

@@ -1,7 +1,7 @@
-"""What is secret, and how it is hidden in what others say.
+"""What is secret, and how it is hidden in the texts of others.
 
-The types of settings decide what is secret: `SecretStr` and `SecretBytes`. No name of a field decides it, and no pattern
-in a text.
+The types of settings decide what is secret: `SecretStr` and `SecretBytes`. Names of fields, and patterns in a text, do
+not.
 """
 
 import json
@@ -19,7 +19,7 @@ _SHORT = 8
 """Characters; a shorter secret is hidden only where it stands alone, since it may be a part of any word."""
 
 _LONG = 10_000
-"""Characters; of a longer text, which a server or a client library may make of what it got, only the beginning is told.
+"""Characters; of a longer text, which a server or a client library may make of its input, only the beginning is shown.
 
 No secret is longer.
 """
@@ -38,7 +38,7 @@ def is_secret(annotation: Any) -> bool:
 
 
 def secrets_in(value: object) -> list[str]:
-    """Return the secrets in a value, also in the containers and models that it is made of."""
+    """Return the secrets in a value, including those in its containers and models."""
     if isinstance(value, SecretStr):
         return [value.get_secret_value()]
     if isinstance(value, SecretBytes):
@@ -53,7 +53,7 @@ def secrets_in(value: object) -> list[str]:
 
 
 def hide(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` without the secrets, also where they stand percent-encoded, percent-decoded or escaped."""
+    """Return `text` without the secrets, even where they are percent-encoded, percent-decoded or escaped."""
     pattern = _pattern(secrets)
     return pattern.sub(HIDDEN, text) if pattern else text
 
@@ -72,7 +72,7 @@ def tell(text: str, secrets: Iterable[str]) -> str:
 
 
 def describe(error: BaseException, secrets: Iterable[str]) -> str:
-    """Put an exception in words that hold no secret; also one that cannot say what it is."""
+    """Put an exception in words that hold no secret; even one that has no readable text."""
     try:
         text = str(error).rstrip(".")
     except BaseException:
@@ -82,7 +82,7 @@ def describe(error: BaseException, secrets: Iterable[str]) -> str:
 
 
 def presentable(error: BaseException, secrets: Iterable[str]) -> bool:
-    """Tell whether the traceback of an exception, with all that it is chained to, shows no secret."""
+    """Tell whether the traceback of an exception, with all exceptions in its chain, shows no secret."""
     try:
         shown = "".join([*traceback.format_exception(error), *map(repr, chain(error))])
     except BaseException:
@@ -102,7 +102,7 @@ def _pattern(secrets: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Return what a secret may look like in a text."""
+    """Return the forms that a secret may have in a text."""
     for plain in (secret, unquote(secret)):
         encoded = [quote(plain, safe="", errors="replace"), quote(plain, errors="replace")]
         encoded += [quote_plus(plain, errors="replace")]

@@ -1,4 +1,4 @@
-"""The numbers of a sender: what is due to be sent, what may be sent again, what has expired, what to tell and to forget.
+"""The numbers of a sender: what is due, what may be sent again, what has expired, what to announce and to forget.
 
 Plain code without asyncio: methods take the time and events, and return what is to be done.
 """
@@ -22,35 +22,35 @@ JOINED_BYTES = 256 * 1024
 """How much is joined into one frame; a larger message travels alone."""
 JOINED_MESSAGES = 4096
 LEAST_JOINED = 16 * 1024
-"""How many bytes may be joined in any case, however much is on its way on other topics."""
+"""How many bytes may be joined in any case, however much is in flight on other topics."""
 
 MESSAGE_COST = 256
-"""What a waiting message takes in memory besides its bytes."""
+"""The memory that a waiting message takes besides its bytes."""
 
 CHUNK = 4
-"""How many frames are sent again in answer to one question; then the next question is waited for."""
+"""How many frames are sent again in answer to one question, before the sender waits for the next."""
 
 REPLIES = 64
-"""How many replies wait to be sent on a topic; beyond it the oldest are dropped, and asked for again."""
+"""How many replies may wait on a topic; beyond that, the oldest are dropped, and asked for again."""
 
 TELLINGS = (1, 2, 4, 8)
-"""After how many heartbeats of quiet on a topic the number there is told."""
+"""After how many heartbeats of quiet on a topic its number is announced."""
 
 FEW_TOPICS = 1024
-"""So many topics are never forgotten, since they cost little: their messages can be repaired after any outage."""
+"""This many topics are never forgotten, since they cost little: their messages can be repaired after any outage."""
 
 KNOWN_TOPICS = 131_072
-"""Of how many topics a node knows all; beyond it, those that it has known for longest are forgotten."""
+"""How many topics a node knows in full; beyond that, those that it has known longest are forgotten."""
 FORGOTTEN_AT_A_TIME = 16
 
 REMEMBERED = 8192
 """For how many forgotten topics a node still knows how far it had come."""
 
 STRIKES = 3
-"""How often a large frame may be on its way when the connection is lost, before we take it for the reason."""
+"""How often a large frame may be in flight when the connection is lost, before we blame the frame."""
 
 AT_A_TIME = 1000
-"""How many messages expire, or topics are told, before other tasks have their turn."""
+"""How many messages expire, or numbers are announced, before other tasks have a turn."""
 
 
 class Verdict(Enum):
@@ -63,7 +63,7 @@ class Verdict(Enum):
 
 
 class Flight(Enum):
-    """What a frame on its way carries."""
+    """What a frame in flight carries."""
 
     MESSAGES = auto()
     REPAIR = auto()
@@ -71,7 +71,7 @@ class Flight(Enum):
 
 ACCEPTED = Verdict.ACCEPTED
 _MESSAGES = Flight.MESSAGES
-"""Members of the two, since Python 3.11 takes 0.1 µs to find one."""
+"""Members of both enums, since Python 3.11 takes 0.1 µs to find one."""
 
 
 class Message(msgspec.Struct, eq=False):
@@ -102,19 +102,19 @@ class Shipment(msgspec.Struct, eq=False):
 
 
 class Lane(Trail, gc=False, eq=False, kw_only=True):
-    """One topic: what waits, the one frame that is on its way, the number of the next message, and its trail."""
+    """One topic: what waits, the one frame in flight, the number of the next message, and its trail."""
 
     topic: str
     base: int
     number: int
     given: int
-    """The number after the highest of a frame that may have arrived before it was taken apart and numbered anew."""
+    """The number after the highest of a frame that may have arrived before it was taken apart and renumbered."""
     handed: float
-    """When a message was first handed to the broker, the last time."""
+    """When a new message was last handed to the broker."""
     spoke: float
-    """When a message was accepted or given up, the last time."""
+    """When a message was last accepted or given up."""
     stage: int = len(TELLINGS)
-    """How many of the tellings are over."""
+    """How many of `TELLINGS` are over."""
     scheduled: float = inf
     waiting: list[Message] | None = None
     shipment: Shipment | None = None
@@ -129,7 +129,7 @@ class Lane(Trail, gc=False, eq=False, kw_only=True):
     """How many frames of the chunk are left."""
     is_repair_next: bool = False
     owes_count: bool = False
-    """Whether the number is to be told on the topic itself."""
+    """Whether the number is to be announced on the topic itself."""
 
     @property
     def next_given(self) -> int:
@@ -150,12 +150,12 @@ class Lane(Trail, gc=False, eq=False, kw_only=True):
 
     @property
     def has_messages(self) -> bool:
-        """Whether a message waits or is on its way."""
+        """Whether a message waits or is in flight."""
         return bool(self.shipment or self.waiting)
 
     @property
     def has_repairs(self) -> bool:
-        """Whether something is to be told, answered or sent again."""
+        """Whether something is to be announced, answered or sent again."""
         return self.owes_count or self.replies is not None or self.repair_at is not None
 
 
@@ -173,17 +173,17 @@ class Due(NamedTuple):
 
     outcomes: list[Outcome]
     given_up: list[Lane]
-    """Lanes whose frame on its way is no longer waited for."""
+    """Lanes that no longer wait for their frame in flight."""
     told: list[Lane]
-    """Lanes whose number is to be told to all now."""
+    """Lanes whose number is to be announced to all now."""
 
 
 class Sender:
     """All topics on which a node publishes.
 
-    Messages of a topic are numbered and sent in order. A frame that was on its way when the
+    Messages of a topic are numbered and sent in order. A frame that was in flight when the
     connection broke is sent again on the next, with the same number. A message that was given up
-    keeps its number, so that its absence is noticed; a refused one does not, since nobody missed it.
+    keeps its number, so that its absence is noticed; a refused one does not, since nobody misses it.
     """
 
     def __init__(
@@ -212,12 +212,12 @@ class Sender:
         """How many bytes of messages are joined in a frame."""
         self.lanes: dict[str, Lane] = {}
         self.busy: dict[Lane, None] = {}
-        """The lanes with messages that wait or are on their way."""
+        """The lanes with messages that wait or are in flight."""
         self._flying: dict[Lane, int] = {}
-        """The lanes of which a frame is on its way, and its bytes."""
+        """The lanes with a frame in flight, and its bytes."""
         self._flying_bytes = 0
         self._most_flying = inf if keeps_messages else JOINED_BYTES
-        """Beyond so many bytes on all lanes, frames are small: other brokers cut off who reads more slowly than we send."""
+        """Beyond this many bytes, frames are small: other brokers cut off nodes that read more slowly than we send."""
         self._forgotten: dict[int, tuple[int, int]] = {}
         self._removed = 0
         """How many topics were forgotten since the table of topics was made."""
@@ -227,7 +227,7 @@ class Sender:
         self._entries = 0
         self._untold: list[Lane] = []
         self._blocked = 0.0
-        """For about how many seconds in all the host has blocked the event loop."""
+        """For about how many seconds the host has blocked the event loop, in all."""
         self.is_up = False
         self.is_held = False
         """Whether messages wait until the other nodes are back."""
@@ -252,7 +252,7 @@ class Sender:
         return lane
 
     def load(self, lane: Lane, now: float) -> tuple[bytes | None, list[Outcome]]:
-        """Return the next frame of a lane on which none is on its way, if there is one, and messages that do not fit."""
+        """Return the next frame, if any, of a lane with none in flight, and the messages that do not fit."""
         outcomes: list[Outcome] = []
         shipment = None
         is_repair_due = lane.owes_count or lane.replies is not None
@@ -277,7 +277,7 @@ class Sender:
         return payload, outcomes
 
     def landed(self, lane: Lane, error: BaseException | None, now: float) -> list[Outcome]:
-        """Note that the frame on its way was accepted, or that it was not, and why."""
+        """Note that the frame in flight was accepted, or that it was not, and why."""
         flight, lane.flight = lane.flight, None
         self._flying_bytes -= self._flying.pop(lane, 0)
         shipment = lane.shipment
@@ -315,7 +315,7 @@ class Sender:
         return list(self.busy)
 
     def pause(self, now: float, resting: Iterable[Lane] = ()) -> list[Outcome]:
-        """Note that the connection is gone; return the messages that we take for the reason.
+        """Note that the connection is gone; return the messages that we blame for it.
 
         `resting` are the lanes that would have sent something a moment later.
         """
@@ -358,11 +358,11 @@ class Sender:
         self._blocked += seconds
 
     def due(self, now: float) -> Due:
-        """Give up what has waited for too long, find the topics to tell of, and forget old ones."""
+        """Give up what has waited for too long, find the topics to announce, and forget old ones."""
         due = Due([], [], [])
         left = AT_A_TIME
         if not (self.busy or self._flying):
-            self.busy, self._flying = {}, {}  # a dict keeps the room that it once needed
+            self.busy, self._flying = {}, {}  # a dict keeps the memory that it once needed
         while self._agenda and self._agenda[0][0] <= now and left > 0:
             time, _, topic = heappop(self._agenda)
             lane = self.lanes.get(topic)
@@ -398,7 +398,7 @@ class Sender:
                 yield Count(topic, base, number, number, int(self._forget_after * 1000))
 
     def all_counts(self, now: float) -> Iterator[Count]:
-        """Return how far the node has come on all topics of which it has not told for the last time."""
+        """Return how far the node has come on all topics that it has not announced for the last time."""
         for lane in self.lanes.values():
             if lane.stage < len(TELLINGS) and lane.reached > lane.base:
                 yield self.count(lane, now)
@@ -410,7 +410,7 @@ class Sender:
         return lane
 
     def asked(self, question: Question, now: float) -> Lane:
-        """Have a question answered; return the lane on which that will be."""
+        """Plan the answer to a question; return the lane that will carry it."""
         lane = self.lane(question.topic, now)
         start = min(max(question.first, lane.base), lane.reached)
         if question.age is not None:
@@ -624,7 +624,7 @@ class Sender:
         return lane
 
     def _forget(self, lane: Lane) -> None:
-        """Keep of a quiet topic only how far the node has come there; and of the first ones not even that."""
+        """Keep only how far the node has come on a quiet topic, and not even that for the oldest topics."""
         del self.lanes[lane.topic]
         self._removed += 1
         if self._removed > len(self.lanes):

@@ -1,6 +1,6 @@
-"""The two ways to turn messages into bytes and back: what arrives equals what was sent, or the sender is told.
+"""The two ways to turn messages into bytes and back: what arrives equals what was sent, or the sender gets an error.
 
-Each way is one object, which holds its name in the settings, its code in the header of a frame, and all that it does.
+Each way is one object, which holds its name in the settings, its code in the header of a frame, and its behaviour.
 A third way is one more class here, and one more object in `SERIALIZATIONS`.
 """
 
@@ -20,7 +20,7 @@ MAX_DEPTH = 256
 """How deep the lists and dicts of a message may be nested. A number has the depth 0, `[]` has 1, and `[{}]` has 2."""
 
 _SHALLOW = 2 * MAX_DEPTH
-"""So many bytes of JSON are not nested deeper than `MAX_DEPTH`, since each level takes two brackets."""
+"""This many bytes of JSON are not nested deeper than `MAX_DEPTH`, since each level takes two brackets."""
 
 _LARGE = 128 * 1024
 """Bytes from which on a body is decoded without the garbage collector, and checked without a second decoding."""
@@ -172,7 +172,7 @@ def by_code(code: int) -> Serialization:
 
 
 def as_it_arrives(message: Any) -> Any:
-    """Return what listeners get elsewhere for a message that has been serialised, and so has nothing wrong with it."""
+    """Return what listeners at other nodes get for a message that was serialised without an error."""
     return SERIALIZATIONS[0].copy(b"[%b]" % _to_json(message))[0]
 
 
@@ -195,7 +195,7 @@ def _brackets(as_json: bytes) -> int:
 def _check(value: Any, deepest: int) -> None:
     """Raise `TypeError` or `ValueError` for a value that JSON would alter, and for one nested deeper than `deepest`.
 
-    All values of one depth are looked at together, by iterators that run in C. One by one, 1 MB of tuples with one
+    All values of one depth are checked together, with iterators that run in C. One by one, 1 MB of tuples with one
     element each would take 260 ms instead of 20.
     """
     level, depth = [value], 0
@@ -225,7 +225,7 @@ def _check(value: Any, deepest: int) -> None:
 
 
 def _undisturbed(decode: Callable[[bytes], Any], body: bytes) -> Any:
-    """Decode a body without the garbage collector, which can make 200 ms of the 20 that 1 MB of short lists takes."""
+    """Decode a body without the garbage collector, with which 1 MB of short lists can take 200 ms instead of 20."""
     if not gc.isenabled():
         return decode(body)
     gc.disable()

@@ -109,7 +109,7 @@ class ConnectorSettings(BaseSettings):
     reconnect_delay_max: Seconds = Field(default=5.0, description="The longest time between two attempts, in seconds.")
 
     _target: Target | None = PrivateAttr(default=None)
-    """The host for which this copy is, by its name."""
+    """The host that this copy is for, by its name."""
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -123,11 +123,11 @@ class ConnectorSettings(BaseSettings):
 
     @classmethod
     def from_config(cls, path: str | Path) -> Self:
-        """Return the settings in a file; what it does not have comes from the environment.
+        """Return the settings in a file; the others come from the environment.
 
-        In YAML (`.yaml`, `.yml`) and JSON (`.json`) they stand at `plugins: message: options`, where hosts of deepstream's
-        kind have them, and `${NAME}` in a text is replaced by a variable of the environment. A file of another name has
-        lines for the environment.
+        In YAML (`.yaml`, `.yml`) and JSON (`.json`) they are at `plugins: message: options`, as in deepstream's kind of
+        hosts, and `${NAME}` in a text is replaced by a variable of the environment. A file of another name has lines
+        for the environment.
 
         Raises:
             OSError: the file cannot be read.
@@ -202,7 +202,7 @@ class ConnectorSettings(BaseSettings):
 
     @property
     def host_name(self) -> str:
-        """The first host of the url as it was given, also where `at` has put an IP address there; "" if there is none."""
+        """The first host of the url as given, even where `at` has put an IP address there; "" if there is none."""
         hosts = (self._target,) if self._target else self.address.hosts
         return hosts[0].host if hosts else ""
 
@@ -226,7 +226,7 @@ class ConnectorSettings(BaseSettings):
         return list(self.address.hosts)
 
     def at(self, host: str, port: int | None, address: str | None = None) -> Self:
-        """Return a copy whose url names this one host, or in its place the IP address to which its name leads."""
+        """Return a copy whose url names this one host, or in its place the IP address to which its name resolves."""
         target = Target(host, port)
         url = self.address.at(target._replace(host=address or host)).url
         copy = self.model_copy(update={"url": SecretStr(url)})

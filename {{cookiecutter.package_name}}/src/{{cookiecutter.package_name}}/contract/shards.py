@@ -32,7 +32,7 @@ class Shards(NamedTuple):
         return self.coarse(topic) != topic
 
     def coarse(self, topic: str) -> str:
-        """Return what the host calls a topic of the broker."""
+        """Return the host's name for a topic of the broker."""
         return topic if self.number == 1 else _coarse(topic)
 
 

@@ -25,7 +25,7 @@ SIDE_BY_SIDE = 250
 
 
 class Coming:
-    """A listener that is being added, by the `callers` that wait for it, with their keys."""
+    """A listener that is being added; the `callers` wait for it, with their keys."""
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         self.task = task
@@ -142,7 +142,7 @@ class Subscriptions(Generic[S]):
         return iter(dict.fromkeys(each for state in self._topics.values() for each in state.subscriptions))
 
     def of(self, topic: str) -> list[Pending]:
-        """Return the subscriptions to a topic of the broker, also those that are not live yet."""
+        """Return the subscriptions to a topic of the broker, including those that are not live yet."""
         state = self._topics.get(topic)
         return state.subscriptions if state else []
 
@@ -181,7 +181,7 @@ class Subscriptions(Generic[S]):
         await self.add(subscription, key)
 
     async def unsubscribe(self, topic: str, listener: Listener, key: str | None) -> None:
-        """Take a listener away that is called, unless it was subscribed with another key of the same shard, too.
+        """Remove a listener that is called, unless it was subscribed with another key of the same shard, too.
 
         Raises `UnsubscribeError` if it is not there with this key. Otherwise like `remove`.
         """
@@ -201,8 +201,8 @@ class Subscriptions(Generic[S]):
 
         Raises `SubscribeRefusedError` if the broker refused; `SubscribeUnconfirmedError` if it did not confirm within
         `publish_timeout` on a connection; `ClosedError`. Then the listener is not there, and nothing of it is left at
-        the broker, or will be once the broker answers. The same holds if the call is cancelled, unless another call
-        waits for the same listener, or has added it.
+        the broker, or will be once that answers. The same holds if the call is cancelled, unless another call waits for
+        the same listener, or has added it.
         """
         coming = self._coming.get(subscription)
         if coming is None and not self._is_there(subscription):
@@ -233,10 +233,10 @@ class Subscriptions(Generic[S]):
                 del self._coming[subscription]
 
     async def remove(self, subscription: Pending) -> None:
-        """Take a listener away, at once; return when the broker has been told, if it was the last.
+        """Remove a listener at once; return when the broker has been told, if it was the last.
 
-        Raises `UnsubscribeError` if the broker objects or does not answer; the listener gets nothing more all the same.
-        Cancelling ends the waiting only. A listener that is not there is no error.
+        Raises `UnsubscribeError` if the broker objects or does not answer; even then the listener gets nothing more.
+        Cancelling ends the wait only. A missing listener is not an error.
         """
         if self._is_there(subscription):
             states = self._take_away(subscription)
@@ -246,7 +246,7 @@ class Subscriptions(Generic[S]):
         """Subscribe again to every topic that has a listener already, side by side.
 
         A refusal is reported and leaves the others alone; any other failure is raised. A listener that waits to be
-        subscribed sees to that itself, once there is a connection: it must not keep the others from theirs.
+        subscribed sees to that itself, once there is a connection: it must not delay the others.
         """
         within = self._settings.publish_timeout
         coming = self._coming
@@ -312,7 +312,7 @@ class Subscriptions(Generic[S]):
             await asyncio.sleep(settings.reconnect_delay_min)
 
     async def _wait_until_settled(self, topics: Iterable[str], within: float) -> None:
-        """Let the repair of a gap pass; what it brings after `within` seconds is kept off by `since`."""
+        """Wait for the repair of a gap; `since` keeps off what that brings after `within` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
                 for topic in topics:
@@ -386,7 +386,7 @@ class Subscriptions(Generic[S]):
         return states
 
     def _take_away(self, subscription: Pending) -> list[TopicState[S]]:
-        """Take a listener away at once; return the states of its topics."""
+        """Remove a listener at once; return the states of its topics."""
         subscription.stop()
         if coming := self._coming.get(subscription):
             coming.task.cancel()
@@ -415,7 +415,7 @@ class Subscriptions(Generic[S]):
             task.exception()
 
     async def _through(self, *works: Coroutine[Any, Any, None]) -> None:
-        """Do all `works` to their ends, side by side, also if the caller is cancelled; raise the first error at once."""
+        """Run all `works` to the end, side by side, even if the caller is cancelled; raise the first error at once."""
         doing = [self._start(work) for work in works]
         if doing:
             await asyncio.wait(doing, return_when=asyncio.FIRST_EXCEPTION)

@@ -1,4 +1,4 @@
-"""Small things that every module of the shell needs of asyncio."""
+"""Small things that every module of the shell needs from asyncio."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""Threads that keep no interpreter from exiting, and that can be had while it exits."""
+"""Threads that do not keep the interpreter from exiting, and work while it exits."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ Call = tuple["Future[Any]", Callable[[], Any]]
 
 
 class Gate:
-    """Something that happens once, for which any thread may wait, and a signal handler that interrupts one that waits."""
+    """A one-time event. Any thread may wait for it, as may a signal handler that interrupts a waiting thread."""
 
     def __init__(self) -> None:
         self._is_open = False
@@ -33,7 +33,7 @@ class Gate:
 
 
 class DaemonThreads(ThreadPoolExecutor):
-    """Makes each call on a thread that is free, or else on a new one, unless there are `most` of them.
+    """Makes each call on a free thread, or else on a new one, unless there are `most` of them.
 
     The pool of the standard library refuses calls as soon as the interpreter begins to exit, and keeps it from exiting
     until the last one has returned. An event loop that still has to send something then needs a pool that does neither.

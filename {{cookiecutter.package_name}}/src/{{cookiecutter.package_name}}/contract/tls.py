@@ -1,4 +1,4 @@
-"""TLS: its settings, the same in every package that has it, and what they lead to."""
+"""TLS: its settings, the same in every package that has it, and the context for them."""
 
 import ssl
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _read(text: type) -> BeforeValidator:
 
 
 class TlsSettings(ConnectorSettings):
-    """The settings of a connector whose broker can speak TLS; `ssl_context` makes of them what a client needs."""
+    """The settings of a connector whose broker can speak TLS; `ssl_context` makes the context that a client needs."""
 
     tls_schemes: ClassVar[tuple[str, ...]] = ()
     """Schemes that mean TLS."""
@@ -99,10 +99,10 @@ def tls_files(settings: TlsSettings) -> Iterator[TlsFiles]:
 def ssl_context(settings: TlsSettings, host_name: str | None = None) -> ssl.SSLContext:
     """Return what a client needs to speak TLS: the broker's certificate is checked, for its signature and its name.
 
-    The name is that of the host in the url, also where the client connects to one of its IP addresses.
+    The name is that of the host in the url, even where the client connects to one of its IP addresses.
 
     Arguments:
-        settings: those of one attempt; files are read anew at each call.
+        settings: those of one attempt; files are read again at each call.
         host_name: another name to check; "" for that of the host to which the client connects.
 
     Raises `ValueError` if a file or a text is not what its setting says, and `OSError` if a file cannot be read.
@@ -132,7 +132,7 @@ def _no_password() -> str:
 
 
 class _Context(ssl.SSLContext):
-    """One that checks the certificate for a name of its own, if it has one."""
+    """A context that checks certificates for a fixed name, if it has one."""
 
     host_name = ""
 

@@ -14,7 +14,7 @@ S = TypeVar("S", bound=ConnectorSettings)
 class Transport(ABC, Generic[S]):
     """One connection to the broker, from `connect()` to `close()`, each of which is called once.
 
-    A lost transport is thrown away and a new one made. A transport neither reconnects, nor
+    A lost transport is thrown away and a new one is made. A transport neither reconnects, nor
     serialises, nor filters, nor batches, nor counts, nor watches the clock. Each method is raced
     against `inbox.lost`, ends within a bound, and is not cancelled because a caller was. Its
     `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time.
@@ -49,7 +49,7 @@ class Transport(ABC, Generic[S]):
         """Send `payload` to all who are subscribed to `topic`; return once the broker accepted it.
 
         Usually a coroutine function. A function that returns a future saves a task: 15 % of the time of a lone message.
-        If the future is a `Receipt`, its `settle` tells the outcome at once, which saves a turn of the event loop, and
+        If the future is a `Receipt`, its `settle` reports the outcome at once. That saves a turn of the event loop, and
         10 % more. The next `publish` may be called before `settle` returns.
 
         Raises `PublishRefusedError` if the broker refused it: the caller is told. Any other
@@ -72,7 +72,7 @@ class Transport(ABC, Generic[S]):
 
     @abstractmethod
     async def close(self) -> None:
-        """Let go of all that `connect()` took, also half-made or broken, within a second."""
+        """Release all that `connect()` took, even half-made or broken, within a second."""
 
     async def ping(self) -> None:
         """Make a round trip to the broker on every connection that the transport holds.
@@ -86,6 +86,6 @@ class Transport(ABC, Generic[S]):
         """Undo what would outlive the connection at the broker: a subscription, a queue.
 
         Called before `close()`, and only when the connector closes for good on a connection that is up; then
-        nothing more is to be delivered. After a loss it is not: the next transport goes on with what is there.
+        nothing more is to be delivered. It is not called after a loss: the next transport goes on with what is there.
         """
         return

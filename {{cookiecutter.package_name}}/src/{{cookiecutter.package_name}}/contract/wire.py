@@ -20,7 +20,7 @@ AGAIN = 2
 ANSWER = 3
 """Kind of a frame that says what a sender still has of the messages that it was asked for."""
 CONTROL = 4
-"""Kind of a frame in which a node tells its numbers, and asks for those of others."""
+"""Kind of a frame in which a node announces its numbers, and asks for those of others."""
 
 ANSWERS = 1
 """Flag: the sender answers questions on the control topic."""
@@ -29,7 +29,7 @@ SIGNED = 2
 
 MOST_SHARDS = 32
 _SHARDS = 2
-"""From this bit on, five bits of the flags have the number of shards less one."""
+"""From this bit on, five bits of the flags hold the number of shards less one."""
 
 SENDER_BYTES = 16
 DIGEST_BYTES = 16
@@ -40,13 +40,13 @@ _RUNS = struct.Struct(">H")
 _RUN = struct.Struct(">II")
 
 LARGEST_NUMBER = 2**63
-"""No sender can have sent as many messages."""
+"""No sender can have sent so many messages."""
 
 
 class Frame(msgspec.Struct, eq=False, frozen=True):
-    """What a payload says of itself; `body` is an array of messages as serialised, or what else its kind has.
+    """What a payload says of itself; `body` is an array of serialised messages, or else what its kind has.
 
-    To make it takes 0.1 µs, and a named tuple 0.3.
+    Creating one takes 0.1 µs, and a named tuple 0.3.
     """
 
     serialization: int
@@ -80,14 +80,14 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     replies: list[Reply]
     reached: int
     goes_on: bool
-    """Whether messages follow that are sent again; otherwise the next question is waited for."""
+    """Whether repeated messages follow; otherwise the sender waits for the next question."""
 
 
 class Count(msgspec.Struct, array_like=True, frozen=True):
     """How far a node has come on a topic: all messages below `number` are accepted or given up.
 
-    `given` is the next number that it will give, unless the broker refuses messages that are on their way. A message was
-    first handed to the broker `quiet` milliseconds ago.
+    `given` is the next number that it will give, unless the broker refuses messages in flight. The last new message was
+    handed to the broker `quiet` milliseconds ago.
     """
 
     topic: str
@@ -131,7 +131,7 @@ _to_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 class Run(NamedTuple):
-    """So many messages of an `AGAIN` frame, first sent `age` milliseconds before it."""
+    """`count` messages of an `AGAIN` frame, first sent `age` milliseconds before it."""
 
     count: int  # type: ignore[assignment]
     age: int
@@ -152,7 +152,7 @@ class Signer:
         return payload + _digest(self._keys[0], topic, payload) if self._keys else payload
 
     def verify(self, topic: str, payload: bytes) -> bytes:
-        """Return the payload without its digest; raise `ValueError` if a right one is needed and not there."""
+        """Return the payload without its digest; raise `ValueError` if a valid one is needed and missing."""
         if len(payload) < _HEADER.size:
             return payload
         if not payload[_HEADER.size - 1] & SIGNED:
@@ -166,7 +166,7 @@ class Signer:
 
 
 def shards_flag(shards: int) -> int:
-    """Return the flags that tell over how many topics of the broker, 1 to 32, a node spreads a topic."""
+    """Return the flags that say over how many topics of the broker, 1 to 32, a node spreads a topic."""
     return (shards - 1) << _SHARDS
 
 
@@ -185,16 +185,16 @@ def pack(
 
 
 def overhead(messages: int) -> int:
-    """Return the most bytes that a frame adds to this many serialised messages, also when it is sent again."""
+    """Return the most bytes that a frame adds to this many serialised messages, even when it is sent again."""
     return _HEADER.size + _RUNS.size + _RUN.size + 5 + messages + DIGEST_BYTES
 
 
 RUN_BYTES = _RUN.size
-"""What each further run adds to an `AGAIN` frame."""
+"""The bytes that a further run adds to an `AGAIN` frame."""
 
 
 def is_from(sender: bytes, payload: bytes) -> bool:
-    """Tell by its 16 bytes whether a payload was sent by `sender`, before anything is decoded."""
+    """Tell from its 16 bytes whether a payload was sent by `sender`, before anything is decoded."""
     return payload[_SENDER] == sender and payload[0] == VERSION
 
 

@@ -27,15 +27,15 @@ __all__ = ["MISSED", "ConnectorChannelLayer", "lifespan"]
 class ConnectorChannelLayer(BaseChannelLayer):
     """Carries the groups and channels of Django Channels to all processes, through outages of the broker.
 
-    One layer serves all event loops and threads of a process, by one connector. All processes share one topic, `topic`;
-    `settings` are the connector's, and those that are not given come from the environment.
+    One layer serves all event loops and threads of a process, through one connector. All processes share one topic,
+    `topic`; `settings` are the connector's, and those that are not given come from the environment.
 
     At most `capacity` messages wait in one channel of this process, or as `channel_capacity` says for the channel's name,
     and none longer than `expiry` seconds. A channel is forgotten, with its groups, `expiry` seconds after a `receive` of
-    it was cancelled, and when nobody has received of it for `group_expiry` seconds.
+    it was cancelled, and when nobody has received from it for `group_expiry` seconds.
 
-    A consumer that can fetch its state anew joins the group `MISSED`. It gets a message of the type `MISSED` in the place
-    of messages that are missing, whoever's fault that is.
+    A consumer that can fetch its state again joins the group `MISSED`. It gets a message of the type `MISSED` in the
+    place of missing messages, whatever the cause.
     """
 
     extensions: ClassVar = ["groups", "flush"]
@@ -63,16 +63,16 @@ class ConnectorChannelLayer(BaseChannelLayer):
             os.register_at_fork(after_in_child=lambda: (found := begin()) and found())
 
     def _begin(self) -> None:
-        """Begin as a process does that has not used the layer yet."""
+        """Begin as in a process that has not used the layer yet."""
         self._process = secrets.token_hex(8)
         self._boxes = Mailboxes(self.expiry, self.group_expiry, self.get_capacity, self._unlisten)
         self._sending = threading.RLock()
-        """Who holds it sends to a group: its channels here get messages in the order in which those elsewhere do."""
+        """Held to send to a group: its channels here get messages in the same order as those elsewhere."""
         self._lock = threading.RLock()
         self._listening: dict[str, Future[None]] = {}
-        """By key: that messages with this key arrive, or will when the broker is back."""
+        """By key: done when messages with this key arrive, or will when the broker is back."""
         self._joined: Joined | None = None
-        """What subscribes, from the first connection on."""
+        """The subscriber, from the first connection on."""
 
     # Channels.
 
@@ -94,7 +94,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
     async def send(self, channel: str, message: Any) -> None:
         """Send `message` to a channel; return when it has its place behind those sent before.
 
-        A message to a channel of no process waits here, until a process that receives of the channel asks for it.
+        A message to a channel of no process waits here, until a process that receives from the channel asks for it.
 
         Raises:
             ChannelFull: the messages that wait here fill the channel, or the connector's outbox.
@@ -112,14 +112,14 @@ class ConnectorChannelLayer(BaseChannelLayer):
             else:
                 await self._listen(_key(channel))
                 if not self._boxes.put(channel, content, must_fit=True):
-                    with suppress(OutboxFullError):  # the next one who receives asks for it all the same
+                    with suppress(OutboxFullError):  # the next one who receives still asks for it
                         self._publish("have", channel, None, _key(channel))
         except (OverflowError, OutboxFullError) as error:
             raise ChannelFull(str(error)) from error
         await _others_have_their_turn()
 
     async def receive(self, channel: str) -> Any:
-        """Return the next message of a channel; of several that wait, the first gets it. Cancelling loses no message.
+        """Return the next message of a channel; of several waiters, the first gets it. Cancelling loses no message.
 
         Raises:
             ValueError: the channel belongs to another process.
@@ -135,7 +135,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
     # Groups.
 
     async def group_add(self, group: str, channel: str) -> None:
-        """Have the channel get what is sent to the group from now on; one of another process as soon as that knows."""
+        """Let the channel get what is sent to the group from now on; one of another process, once that knows."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         if self._can_receive(channel):
@@ -145,7 +145,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
             self._publish("group_add", group, channel, _key(channel))
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Have the channel get no more of what is sent to the group; do nothing if it is not in it."""
+        """Let the channel get no more of what is sent to the group; do nothing if it is not in it."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         if self._can_receive(channel):
@@ -171,7 +171,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
     # Ends.
 
     async def flush(self) -> None:
-        """Forget all messages and groups of this process; who waits for a message goes on to do so."""
+        """Forget all messages and groups of this process; waiters for messages keep waiting."""
         self._boxes.clear()
 
     async def close(self) -> None:
@@ -186,7 +186,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
         return _owner(channel) in (None, self._process)
 
     async def _listen(self, key: str) -> None:
-        """Return when messages with this key arrive from other processes; in an outage at once, and they do afterwards."""
+        """Return when messages with this key arrive from other processes; in an outage, at once, and they do later."""
         listening = self._begin_to_listen(key)
         if not listening.done():
             await asyncio.shield(asyncio.wrap_future(listening))
@@ -255,7 +255,7 @@ class ConnectorChannelLayer(BaseChannelLayer):
 async def lifespan(_: object, receive: Callable[[], Any], send: Callable[[Any], Any]) -> None:
     """Close the layers when the server stops: `ProtocolTypeRouter({"lifespan": lifespan, …})`.
 
-    uvicorn ends itself by the signal that has stopped it, without the interpreter's exit, where layers close otherwise.
+    uvicorn ends itself with the signal that stopped it, without the interpreter's exit, where layers otherwise close.
     """
     while (await receive())["type"] == "lifespan.startup":
         await send({"type": "lifespan.startup.complete"})
@@ -266,7 +266,7 @@ async def lifespan(_: object, receive: Callable[[], Any], send: Callable[[Any], 
 
 
 def _owner(channel: str) -> str | None:
-    """Return the one process that can receive of a channel; None stands for any process."""
+    """Return the one process that can receive from a channel; None means any process."""
     name, mark, _ = channel.partition("!")
     return name.rpartition(".")[2] if mark else None
 
@@ -277,5 +277,5 @@ def _key(channel: str) -> str:
 
 
 async def _others_have_their_turn() -> None:
-    """Let the event loop go round, for the sake of those on it who would wait for one that sends without end."""
+    """Let the event loop go round, so that a task that sends without end does not keep others waiting."""
     await asyncio.sleep(0)

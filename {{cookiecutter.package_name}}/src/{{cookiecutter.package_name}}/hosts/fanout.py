@@ -16,11 +16,11 @@ from .losses import watch
 
 
 class Missed(Exception):
-    """Events are missing: a client that needs all of them must fetch its state anew."""
+    """Events are missing: a client that needs all of them must fetch its state again."""
 
 
 class Fanout:
-    """Hands what is published to a channel, on any node, to all subscribers of that channel on all nodes.
+    """Delivers what any node publishes to a channel to all subscribers of that channel on all nodes.
 
         async with Fanout(Connector(Settings())) as fanout:
             async with fanout.subscribe("room 1") as events:
@@ -30,7 +30,7 @@ class Fanout:
     All channels share `topic` of the connector, which is connected and closed with the block. With `shards`, a channel is
     the key of its messages, and the broker is asked only for the shards to whose channels somebody subscribes here.
 
-    At most `max_pending` events wait for one subscriber. What a subscriber has missed it is told by `Missed`; other
+    At most `max_pending` events wait for one subscriber. `Missed` tells a subscriber that it missed events; other
     errors of the connector are logged.
     """
 
@@ -75,10 +75,10 @@ class Fanout:
     async def publish(self, channel: str, message: Any) -> None:
         """Send `message`, any JSON value, to all subscribers of `channel`; return when the broker has accepted it.
 
-        This node's subscribers get it at once, in the order of the calls. Cancelling ends the waiting, not the sending.
+        This node's subscribers get it at once, in the order of the calls. Cancelling ends the wait, not the sending.
 
         Raises what `publish` of the connector raises. After a `PublishError`, subscribers of this node have got it;
-        those of other nodes may have, or are told that they have missed it.
+        those of other nodes have it as well, or are told that they missed it.
         """
         receipt = Receipt()
         self._publish(channel, message, receipt.settle)
@@ -87,21 +87,21 @@ class Fanout:
     def publish_nowait(self, channel: str, message: Any) -> None:
         """Send like `publish`, without waiting: in an outage, the message is sent when the broker is back.
 
-        Raises at once what is known at once, as the connector does. What comes later is logged, a line a second at most.
+        Raises known errors at once, as the connector does. Later ones are logged, at most one line a second.
         """
         self._publish(channel, message, self._connector.log_unsent)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator["Events"]:
-        """Get by `async for` what is published to `channel`, from when the block is entered until it is left.
+        """Get with `async for` what is published to `channel`, from when the block is entered until it is left.
 
-        With `shards`, the block is entered when the broker delivers the channel; in an outage at once, and it does so
-        afterwards.
+        With `shards`, the block is entered when the broker delivers the channel; in an outage at once, and the broker
+        delivers later.
 
         Raises:
             ClosedError: the block of the `Fanout` was left.
             SubscribeRefusedError: with `shards`, the broker refused.
-            TypeError: `channel` is no text.
+            TypeError: `channel` is not a text.
         """
         if not isinstance(channel, str):
             raise TypeError(f"channel = {channel!r}: must be a str")
@@ -144,14 +144,14 @@ class Fanout:
 
 
 class Events:
-    """The events that wait for one subscriber, to be had by `async for` or `anext`.
+    """The events that wait for one subscriber, to be taken with `async for` or `anext`.
 
-    The iteration ends when the block of `subscribe` or of the `Fanout` is left, after what had arrived by then.
-    Cancelling the waiting loses no event. Several subscribers get the same objects: change none.
+    The iteration ends when the block of `subscribe` or of the `Fanout` is left, after the events that had arrived.
+    Cancelling the wait loses no event. Several subscribers get the same objects: change none.
 
     Raises:
-        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they could not be had
-            any more after an outage. The iteration can go on, with the events that came then.
+        Missed: events are missing here. Either `max_pending` were waiting, and were dropped, or they could not be
+            repaired after an outage. The iteration can go on, with the events that came later.
         ClosedError: the iteration had ended, and is begun again.
     """
 

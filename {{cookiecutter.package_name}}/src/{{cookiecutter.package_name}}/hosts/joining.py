@@ -1,4 +1,4 @@
-"""How a host begins: it starts whether its broker is there or not, and joins the others when it is."""
+"""How a host begins: it starts whether or not its broker is there, and joins the others once it is."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ async def start(connector: Connector) -> None:
     try:
         await connector.connect()
     except ConnectError:
-        connector.start()  # which tells by an `error` event what is wrong
+        connector.start()  # which reports in `error` events what is wrong
 
 
 def log_deaf(error: Exception) -> None:
@@ -37,7 +37,7 @@ class Joined:
 
     def __init__(self, connector: Connector, topic: str, listener: Listener) -> None:
         self.keys: dict[Any, asyncio.Task[None]] = {}
-        """What subscribes with each key, done or not; None is the key of all messages."""
+        """The task that subscribes with each key, done or not; None is the key of all messages."""
         self._connector = connector
         self._topic = topic
         self._listener = listener
@@ -49,7 +49,7 @@ class Joined:
         connector.on("close", self._end)
 
     async def join(self, *keys: str | None) -> None:
-        """Return when the broker delivers all these keys; while it is away at once, and it is so afterwards.
+        """Return when the broker delivers all these keys; while it is away, at once, and it delivers later.
 
         Raises:
             SubscribeRefusedError: the broker refused. It is tried again until the key is left.
@@ -72,7 +72,7 @@ class Joined:
     async def leave(self, *keys: str | None) -> None:
         """Return when the broker has been told which of its topics nobody here needs any more.
 
-        Who joins meanwhile comes after that, with any of the keys.
+        Calls of `join` meanwhile come after that, with any of the keys.
         """
         leaving = []
         for key in keys:

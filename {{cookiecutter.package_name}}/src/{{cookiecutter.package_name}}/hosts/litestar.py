@@ -28,9 +28,9 @@ class ConnectorChannelsBackend(ChannelsBackend):
     processes through the broker.
 
     `settings` are the connector's settings, or a function that returns them. Each start of the plugin makes a connector
-    from them, since a closed one stays closed. The application also starts while the broker is away.
+    from them, since a closed one stays closed. The application starts even while the broker is away.
 
-    `missed` is for clients that can fetch their state anew: when messages of other processes were lost for good, each
+    `missed` is for clients that can fetch their state again: when messages of other processes are lost for good, each
     channel to which somebody listens here gets these bytes, like a message. Without it, a loss is only logged.
     """
 
@@ -41,7 +41,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
         *,
         missed: bytes | None = None,
     ) -> None:
-        Connector(settings)  # which raises at once what is wrong with them
+        Connector(settings)  # raises at once if they are wrong
         self._settings = settings
         self._topic = topic
         self._missed = missed
@@ -53,7 +53,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
         return self._node.connector if self._node else None
 
     async def on_startup(self) -> None:
-        """Connect; while the broker is away, go on trying. Do nothing if that was done."""
+        """Connect; while the broker is away, go on trying. Do nothing if that has begun."""
         if self._node is None:
             self._node = _Node(Connector(self._settings), self._topic, self._missed)
             try:
@@ -80,9 +80,9 @@ class ConnectorChannelsBackend(ChannelsBackend):
         await self._running.publish(data, channels)
 
     async def subscribe(self, channels: Iterable[str]) -> None:
-        """Have `stream_events` return what is published on `channels`.
+        """Let `stream_events` return what is published on `channels`.
 
-        Returns when that is so for messages of other processes; during an outage at once, and it is so afterwards.
+        Returns when messages of other processes arrive; during an outage, at once, and they arrive later.
 
         Raises:
             SubscribeRefusedError: the broker refused. It is tried again until the channels are unsubscribed.
@@ -91,12 +91,12 @@ class ConnectorChannelsBackend(ChannelsBackend):
         await self._running.joined.join(*channels)
 
     async def unsubscribe(self, channels: Iterable[str]) -> None:
-        """Have `stream_events` return nothing more of `channels`."""
+        """Let `stream_events` return nothing more from `channels`."""
         if self._node:
             await self._node.joined.leave(*channels)
 
     async def stream_events(self) -> AsyncGenerator[tuple[str, bytes], None]:
-        """Return channel and data of each message on a channel that is subscribed.
+        """Return channel and data of each message on a subscribed channel.
 
         Raises:
             RuntimeError: before `on_startup`, and after `on_shutdown`.
@@ -119,7 +119,7 @@ class ConnectorChannelsBackend(ChannelsBackend):
 
 
 class _Node:
-    """What belongs to one start of the plugin: the connector, the channels, and what waits for the plugin."""
+    """The state of one start of the plugin: the connector, the channels, and what waits for the plugin."""
 
     def __init__(self, connector: Connector, topic: str, missed: bytes | None) -> None:
         self.connector = connector
@@ -127,19 +127,19 @@ class _Node:
         self._topic = topic
         self._missed = missed
         self._events: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue()
-        """Channels and data; None stands for lost messages."""
+        """Channels and data; None means lost messages."""
         self._has_missed = False
         self._waiting = 0
         """Bytes in `events`."""
         self._unconfirmed = 0
         """Bytes that the broker has not confirmed."""
         self._moved = asyncio.Event()
-        """Set when those who wait for something have to look."""
+        """Set when waiting tasks have to look again."""
         watch(connector, topic, self._lost)
         connector.on("error", lambda error: self._moved.set())  # nobody waits for a broker that is away
 
     async def close(self) -> None:
-        """Send what waits; release everything, and all who wait."""
+        """Send what waits; release everything, and all waiting tasks."""
         await self.connector.close()
         self._waiting = 0
         self._moved.set()
@@ -160,7 +160,7 @@ class _Node:
         except Exception as error:
             self.connector.log_unsent(error)
         if self._unconfirmed > ROOM:
-            await asyncio.sleep(0)  # also in an outage, when there is no waiting for the broker
+            await asyncio.sleep(0)  # even in an outage, when nothing waits for the broker
         while self._waiting > ROOM or (self._unconfirmed > ROOM and self.connector.is_ready):
             await self._move()
 

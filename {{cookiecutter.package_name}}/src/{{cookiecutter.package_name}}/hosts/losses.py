@@ -1,4 +1,4 @@
-"""What a host is told of messages that are missing."""
+"""How a host learns that messages are missing."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from ..contract.events import log_error
 
 
 def watch(connector: Connector, topic: str, lost: Callable[[], object]) -> None:
-    """Have `lost()` called when messages on `topic` are missing at this node, and cannot be had any more.
+    """Call `lost()` when messages on `topic` are missing at this node, and cannot be repaired any more.
 
-    All `error` events are logged, since a connector does that by itself only as long as it has no handler for them.
+    All `error` events are logged, since a connector does so by itself only as long as it has no handler for them.
     """
 
     def take(error: Exception) -> None:

@@ -20,9 +20,9 @@ _MISSED = (inf, {"type": MISSED})
 
 
 class WakingLock:
-    """A lock for threads; its holder can wake what waits on event loops, each of which is told once, after the release.
+    """A lock for threads; its holder can wake waiters on event loops; each loop is notified once, after the release.
 
-    A thread may take it again, as a handler of the log may that sends by the channel layer.
+    A thread may take it again: a logging handler may send through the channel layer.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ def _wake(waiters: "Iterable[asyncio.Future[None]]") -> None:
 
 
 class Mailbox:
-    """The messages of one channel. `Mailboxes` sees to it that one thread at a time uses it."""
+    """The messages of one channel. `Mailboxes` lets only one thread at a time use it."""
 
     __slots__ = ("channel", "forget_at", "groups", "is_overflowing", "messages", "most", "waiters")
 
@@ -68,7 +68,7 @@ class Mailbox:
         self.messages: deque[tuple[float, Any]] = deque()
         """Each with the time at which it expires."""
         self.waiters: deque[asyncio.Future[None]] = deque()
-        """Those who wait for a message, each on an event loop of its own."""
+        """The futures of waiting receivers, each on an event loop of its own."""
         self.groups: set[str] = set()
         self.forget_at = forget_at
         """When the channel is forgotten, unless somebody waits for a message then."""
@@ -99,7 +99,7 @@ class Mailbox:
         return None
 
     def miss(self) -> None:
-        """Leave word that messages are missing at this place, for a consumer that wants to know."""
+        """Note that messages are missing at this place, for a consumer that wants to know."""
         if MISSED in self.groups and not (self.messages and self.messages[-1] is _MISSED):
             self.messages.append(_MISSED)
 
@@ -116,7 +116,7 @@ class Mailbox:
 
 
 class Mailboxes:
-    """The mailboxes of this process, and its groups, for any thread.
+    """The mailboxes and groups of this process, for any thread.
 
     `capacity(channel)` messages wait in a channel, for `expiry` seconds. A channel is forgotten, with its groups, `expiry`
     seconds after it was opened or a receiver of it was cancelled, and after `idle` seconds without a receiver.
@@ -136,12 +136,12 @@ class Mailboxes:
         self._next_sweep = 0.0
 
     def open(self, channel: str) -> None:
-        """Have messages wait in a channel."""
+        """Let messages wait in a channel."""
         with self._lock:
             self._box(channel)
 
     def put(self, channel: str, content: Any, *, must_fit: bool = False) -> bool:
-        """Add a message to a channel; return whether somebody has waited for it.
+        """Add a message to a channel; return whether somebody was waiting for it.
 
         A message that does not fit is dropped, or raises `OverflowError` if it `must_fit`.
         """
@@ -157,7 +157,7 @@ class Mailboxes:
             self._put(self._groups.get(group, {}).values(), content)
 
     def miss(self) -> None:
-        """Tell those who want to know it that messages are missing."""
+        """Tell those who want to know that messages are missing."""
         with self._lock:
             for box in self._groups.get(MISSED, {}).values():
                 box.miss()
@@ -176,9 +176,9 @@ class Mailboxes:
             return bool(box and box.waiters)
 
     async def receive(self, channel: str, on_wait: Callable[[], object]) -> Any:
-        """Return the next message of a channel; call `on_wait()` whenever it has to be waited for.
+        """Return the next message of a channel; call `on_wait()` whenever it has to wait.
 
-        Of several that wait, the first gets it. Cancelling loses no message.
+        Of several waiters, the first gets it. Cancelling loses no message.
         """
         while True:
             with self._lock:
@@ -191,7 +191,7 @@ class Mailboxes:
             try:
                 on_wait()
                 await waiter
-            except (Exception, asyncio.CancelledError):  # no GeneratorExit, which may come while the lock is held
+            except (Exception, asyncio.CancelledError):  # not GeneratorExit, which may come while the lock is held
                 with self._lock:
                     if waiter in box.waiters:
                         box.waiters.remove(waiter)
@@ -213,7 +213,7 @@ class Mailboxes:
             self._leave(group, channel)
 
     def clear(self) -> None:
-        """Forget all messages and groups; those who wait go on to do so."""
+        """Forget all messages and groups; waiters keep waiting."""
         with self._lock:
             for channel, box in list(self._boxes.items()):
                 box.messages.clear()
@@ -241,7 +241,7 @@ class Mailboxes:
         return is_awaited
 
     def _wake_receiver(self, box: Mailbox) -> bool:
-        """Have one of those who wait look into the mailbox; return whether there is one."""
+        """Let one waiter look into the mailbox; return whether there is one."""
         while box.waiters:
             waiter = box.waiters.popleft()
             if not waiter.get_loop().is_closed():

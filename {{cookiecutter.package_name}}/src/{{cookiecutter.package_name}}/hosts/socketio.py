@@ -1,9 +1,9 @@
 """python-socketio on several servers: `AsyncServer(client_manager=ConnectorManager(Connector(settings)))`.
 
-All that is particular to a broker is two methods, `_publish` and `_listen`: python-socketio's base classes say that each
+Only two methods are particular to a broker, `_publish` and `_listen`: python-socketio's base classes say that each
 manager implements them. Rooms, namespaces, binary data, acknowledgements and disconnections across servers are theirs.
 
-What was lost on the way here, in spite of all repair, is an `error` event of the connector, a `MessagesLostError` or a
+Messages that were lost in spite of all repair cause an `error` event of the connector, a `MessagesLostError` or a
 `SlowListenerError`. A handler of that event can tell the clients of this server: `emit("missed", ignore_queue=True)`.
 """
 
@@ -26,7 +26,7 @@ from . import joining
 
 
 class _Manager(BaseManager):
-    """What both managers are."""
+    """The base of both managers."""
 
     name = "connector"
 
@@ -36,7 +36,7 @@ class _Manager(BaseManager):
         self._process = os.getpid()
 
     def initialize(self) -> None:
-        """Begin with the server. In a process that was forked since this manager was made, it is a host of its own."""
+        """Begin with the server. In a process that was forked after its creation, this manager is a host of its own."""
         if os.getpid() != self._process:
             self.host_id = uuid4().hex
         super().initialize()
@@ -46,7 +46,7 @@ class ConnectorManager(_Manager, AsyncPubSubManager):
     """Joins an `AsyncServer` to the others through a connector, which is the server's own.
 
     The connector is started with the first client, or the first emit, and need not be connected before; while the
-    broker is away, emits wait in the connector. When the server stops, close the connector, which delivers what waits if
+    broker is away, emits wait in the connector. When the server stops, close the connector; it delivers what waits if
     the broker is there: `ASGIApp(server, on_shutdown=connector.close)`.
 
     `options` are those of python-socketio's managers: `write_only`, `logger` and `json`.
@@ -73,7 +73,7 @@ class ConnectorManager(_Manager, AsyncPubSubManager):
                 break
             except ClosedError:
                 break
-            except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, for ever
+            except (ConnectorError, RuntimeError) as error:  # python-socketio would try again at once, forever
                 joining.log_deaf(error)
                 await asyncio.sleep(joining.RETRY)
         raise asyncio.CancelledError  # which ends the server's task without a complaint
@@ -98,7 +98,7 @@ class BlockingConnectorManager(_Manager, PubSubManager):
             self.connector.submit(partial(_log_unsent, error))
 
     def _listen(self) -> Iterator[Any]:
-        heard: Queue[Any] = Queue(1)  # what waits beyond it waits in the connector, which bounds it
+        heard: Queue[Any] = Queue(1)  # the rest waits in the connector, which bounds it
         while True:
             try:
                 self.connector.subscribe(self.channel, heard.put)

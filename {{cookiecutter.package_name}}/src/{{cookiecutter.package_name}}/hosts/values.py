@@ -1,16 +1,16 @@
-"""Bytes in values that are otherwise JSON: a text that begins with `MARK` stands for them."""
+"""Bytes in values that are otherwise JSON: a text that begins with `MARK` represents them."""
 
 from base64 import b64decode, b64encode
 from typing import Any
 
 MARK = "\uffff"
-"""No character of any text; a text that begins with it all the same gets a second one in front."""
+"""No character of any text; a text that begins with it nevertheless gets a second one in front."""
 
 _PLAIN = frozenset((int, float, bool, type(None)))
 
 
 def pack(value: Any) -> Any:
-    """Return a copy of `value` with its bytes as text; what is no value of JSON either is left as it is.
+    """Return a copy of `value` with its bytes as text; other values that JSON does not have stay as they are.
 
     A text of a subclass of `str` becomes plain text, a tuple becomes a list.
     """
