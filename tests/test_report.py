@@ -158,7 +158,7 @@ def test_each_verdict_means_what_it_says_in_one_process_or_more(make: MAKE, word
     assert "(it has no clock)" in ended.stdout
     assert "kept through My Broker on hazel 1" in ended.stdout
     assert ended.returncode == 1
-    assert re.fullmatch(r"Next: tests/test_some.py::test_four failed: .*root.*", last_line(ended.stdout)), ended.stdout
+    assert re.fullmatch(r"Next: .*root.*, in tests/test_some.py::test_four\.", last_line(ended.stdout)), ended.stdout
 
 
 @pytest.mark.parametrize("where", ["marked", "test_broker.py"])

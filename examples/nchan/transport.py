@@ -34,6 +34,11 @@ class BrokerTransport(Transport[Settings]):
         self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
         await self.ping()
 
+    async def close(self) -> None:
+        if self._session:
+            await asyncio.gather(*map(self._stop, list(self._reading)))
+            await self._session.close()
+
     async def publish(self, topic: str, payload: bytes) -> None:
         await self._request("POST", f"/pub/{name(topic)}", payload, PublishRefusedError)
 
@@ -50,11 +55,6 @@ class BrokerTransport(Transport[Settings]):
     async def ping(self) -> None:
         await self._request("GET", "/ping", b"", partial(ConnectError, refused=True))
         await asyncio.gather(*[await socket.ping() for socket, _ in self._reading.values()])
-
-    async def close(self) -> None:
-        if self._session:
-            await asyncio.gather(*map(self._stop, list(self._reading)))
-            await self._session.close()
 
     async def _stop(self, topic: str) -> None:
         if found := self._reading.pop(topic, None):

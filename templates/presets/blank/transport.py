@@ -47,8 +47,18 @@ class BrokerTransport(Transport[Settings]):
         """
         raise NotImplementedError
 
+    async def close(self) -> None:
+        """Blank 2. Release the connection and every task and thread, even when `connect` failed half way.
+
+        It may take up to a second. If the peer is silent, break the connection off.
+
+        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread with
+        `await asyncio.to_thread(self.thread.join)`.
+        """
+        raise NotImplementedError
+
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Blank 2. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
+        """Blank 3. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
 
         Raise `PublishRefusedError(text)` if the broker refuses it; any other exception means: try again.
 
@@ -59,7 +69,7 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
     async def subscribe(self, topic: str) -> None:
-        """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
+        """Blank 4. Have the broker deliver `topic`, exactly that text; return once it will.
 
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
         group, and no earlier messages.
@@ -76,20 +86,10 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
     async def unsubscribe(self, topic: str) -> None:
-        """Blank 4. End what `subscribe` began; return once nothing more of `topic` will arrive.
+        """Blank 5. End what `subscribe` began; return once nothing more of `topic` will arrive.
 
         It is also called after a `subscribe` that failed or took too long.
 
         push, poll, thread callbacks: as in `subscribe`.
-        """
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Blank 5. Release the connection and every task and thread, even when `connect` failed half way.
-
-        It may take up to a second. If the peer is silent, break the connection off.
-
-        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread with
-        `await asyncio.to_thread(self.thread.join)`.
         """
         raise NotImplementedError

@@ -76,7 +76,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         clauses = clauses_of(item)
         _note(item, clauses)
         needs = [need for clause in clauses if clause in CLAUSES for need in CLAUSES[clause].needs]
-        needs += ["close"] if {"wire", "make_wire"} & set(getattr(item, "fixturenames", ())) else []
         needs += ALL if item.get_closest_marker("figure") else []
         callspec = getattr(item, "callspec", None)
         needs += callspec.params.values() if callspec else []
