@@ -1,7 +1,9 @@
 """The fixtures of the pack."""
 
 import asyncio
+import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,8 +75,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
             except Missing:
                 raise
             except Exception as error:
-                reason = str(error) if type(error) is RuntimeError else f"{told(error)}{broker.last_lines()}"
-                give_up(pytestconfig, f"tests/broker.py did not start the broker: {reason}")
+                reason = f"Broker did not start: {told(error)}{broker.last_lines()}"
+                give_up(pytestconfig, f"tests/broker.py: {error if type(error) is RuntimeError else reason}")
         yield broker
     finally:
         broker.stop()
@@ -125,6 +127,8 @@ def given(request: pytest.FixtureRequest, broker: Broker) -> Settings:
     if blanks.is_written("connect"):
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, try_to_connect(request.config, altered(settings, **FAST), broker)).result()
+        if said := left_open():
+            give_up(request.config, f"After `close`, something that `connect` has opened is still open: {said[0]}")
     return settings
 
 
@@ -145,6 +149,17 @@ async def try_to_connect(config: pytest.Config, settings: Settings, broker: Brok
         )
     finally:
         await connector.close()
+
+
+def left_open() -> list[str]:
+    """Return what finalizers say about what nobody has closed."""
+    said: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: said.append(str(unraisable.exc_value))
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    return said
 
 
 def altered(settings: Settings, **changes: Any) -> Settings:
