@@ -319,6 +319,14 @@ async def test_one(wire, topic):
     assert re.fullmatch(f"Next: {fault}.*, in tests/test_some.py::test_one\\.", last_line(output)), output
 
 
+def test_a_long_name_does_not_hide_what_was_wrong(make: MAKE) -> None:
+    tests = '@pytest.mark.clause("M6")\ndef test_one(): raise ValueError(f"topic {291 * \'x\'!r} was refused")\n'
+    output = run_pack(make(tests), "-n", "0").stdout
+    told = f"ValueError: topic '{20 * 'x'}…' (291 characters) was refused"
+    assert f"\n{told}\n" in output, output
+    assert last_line(output) == f"Next: {told}, in tests/test_some.py::test_one."
+
+
 def test_next_is_the_open_blank_even_where_a_test_fails(make: MAKE) -> None:
     transport = TRANSPORT.replace("BUS.get(topic, set()).discard(self)", "raise NotImplementedError")
     project = make('@pytest.mark.clause("M1")\ndef test_one(given): assert False\n', transport=transport)

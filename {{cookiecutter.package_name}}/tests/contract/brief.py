@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import re
 import traceback
 from collections.abc import Generator
 from pathlib import Path
@@ -32,7 +33,12 @@ def place_of(error: BaseException) -> str:
 
 def said(error: BaseException) -> str:
     """Return in one line what an error says."""
-    return " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: ")
+    return shortened(" ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: "))
+
+
+def shortened(text: str) -> str:
+    """Return a text in which no name is long."""
+    return re.sub(r"'([^']{20})[^']{60,}'", lambda long: f"'{long[1]}…' ({len(long[0]) - 2} characters)", text)
 
 
 def told(error: BaseException) -> str:
@@ -85,7 +91,7 @@ class Brief:
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename).is_relative_to(self._root) and "site-packages" not in frame.filename
         ]
-        said = "".join(traceback.format_exception_only(error)).splitlines()
+        said = shortened("".join(traceback.format_exception_only(error))).splitlines()
         lines = [*places[-PLACES:], *said[:LINES]]
         inner = list(error.exceptions[:2]) if isinstance(error, BaseExceptionGroup) else []
         for cause in [*inner, *([error.__cause__] if error.__cause__ else [])]:
