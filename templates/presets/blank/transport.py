@@ -1,4 +1,4 @@
-"""How messages travel through the broker: five blanks to fill in. `tox` says which is next.
+"""How messages travel through the broker: five blanks to fill in. `tox run -e py` says which is next.
 
 Everything else is done for you: reconnecting, serialising, filtering, batching, counting, timeouts. If the client
 library does any of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
@@ -22,10 +22,13 @@ class BrokerTransport(Transport[Settings]):
 
     With several connections, call `lost` when one that brings messages ends; then all are closed, and opened
     again. `ping` makes a round trip on each. A pool that opens a new connection for its next request needs neither: let
-    the request fail within `heartbeat`.
+    the request fail within `heartbeat`. Nothing can be asked on a stream that only brings messages: let each stream bring
+    a topic of this node's own as well; `ping` publishes there, and waits until every stream has shown it.
 
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: make sure that each gets its own answer,
-    and that an answer which comes after its call was cancelled is not mistaken for another call's.
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time, but never two `publish` for one topic:
+    make sure that each gets its own answer, and that an answer which comes after its call was cancelled is not mistaken
+    for another call's.
+    What answers may not be the broker. Limit how much is read of one answer, and how much of it an error repeats.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     If the broker remembers a node after its connection, add `async def leave(self) -> None`, which undoes that: it is
     called before the last `close`, and not after a loss.

@@ -17,7 +17,7 @@ class Transport(ABC, Generic[S]):
     A lost transport is thrown away and a new one is made. A transport neither reconnects, nor
     serialises, nor filters, nor batches, nor counts, nor watches the clock. Each method is raced
     against `inbox.lost`, ends within a bound, and is not cancelled because a caller was. Its
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time.
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time, but never two `publish` for one topic.
     """
 
     max_frame_bytes: int | None = None
