@@ -236,7 +236,11 @@ SLEEP = "import time; time.sleep(60)"
     [
         (SLEEP, "return False", "Broker did not start: after 1 s, `is_ready` still returned False\n"),
         (SLEEP, "raise OSError('no')", "after 1 s, `is_ready` still raised OSError: no (tests/broker.py:19)\n"),
-        (SLEEP, "raise ValueError('no')", "tests/broker.py: Broker did not start: ValueError: no (tests/broker.py:19)\n"),
+        (
+            SLEEP,
+            "raise ValueError('no')",
+            "tests/broker.py: Broker did not start: ValueError: no (tests/broker.py:19)\n",
+        ),
         (SLEEP, "return [][0]", "an error in tests/broker.py:19: IndexError: list index out of range\n"),
         ("raise SystemExit(3)", "return False", "Broker did not start: its process has ended, with code 3\n"),
     ],

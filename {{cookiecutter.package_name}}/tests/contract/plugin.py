@@ -26,7 +26,7 @@ from .certificates import Authority
 from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
 from .public import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
-from .report import BROKER, Trouble
+from .report import BROKER, TROUBLE
 from .server import Missing, Server
 from .verdicts import FOR_BROKER
 
@@ -39,7 +39,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def give_up(config: pytest.Config, text: str) -> NoReturn:
     """Fail one test for the trouble that all have, and let the others wait."""
     note_trouble(config)
-    raise Trouble(text, pytrace=False) from None
+    config.stash[TROUBLE] = text
+    raise pytest.fail.Exception(text, pytrace=False) from None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -33,10 +33,8 @@ from .verdicts import (
 RESULTS = pytest.StashKey[Results]()
 """The results of the run so far, from its reports; with xdist, in the process that reads them."""
 
-
-class Trouble(pytest.fail.Exception):
-    """No test reaches the broker; the text says why."""
-
+TROUBLE = pytest.StashKey[str]()
+"""Why no test reaches the broker, in the process whose test has failed for that."""
 
 BROKER = pytest.StashKey[str]()
 """Which broker the tests talk to; with xdist, in the process of the tests."""
@@ -74,7 +72,7 @@ def pytest_runtest_makereport(
         _skip(report, item, f"{MISSING}{error}")
     elif report.failed and DECLARED in item.stash:
         _skip(report, item, f"{NOT_APPLICABLE}{item.stash[DECLARED]}")
-    elif isinstance(error, Trouble):
+    elif error and str(error) == item.config.stash.get(TROUBLE, None):
         report.user_properties.append(("trouble", str(error)))
     elif report.failed and error:
         report.user_properties.append(("failure", (told(error) if mistake_in(error) else said(error))[:300]))
