@@ -68,7 +68,7 @@ def _(m: Machinery) -> None:
 def _(m: Machinery) -> None:
     @instead(m.connector.MessageConnector, "connect")
     async def connect(original: Any, self: Any) -> None:
-        await self._open()
+        await (self._open() if self.is_ready else original(self))
 
 
 @defect("once is for ever", "L2/handlers")
