@@ -34,10 +34,12 @@ READY = """
     cd {package}
     tox run
 
-and against a broker of your own:
+which tests it on a server that it starts, and takes a few minutes. To try your own broker:
 
     python -m pip install .
-    python -m {package} check
+    python -m {package} check --url URL
+
+where URL is as README.md says.
 
 CONTRIBUTING.md says which files are yours, and which are the template's.
 

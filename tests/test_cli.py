@@ -340,7 +340,7 @@ def test_bench_shows_its_progress_and_writes_figures_and_a_picture(run: Run, bro
     ended = run("bench", "--output", "found", URL=broker.url)
     assert ended.returncode == 0, ended
     size, meaning, *rounds = ended.stderr.splitlines()
-    assert re.fullmatch(r"messages of \d+ bytes, from one node to another, both in this process", size)
+    assert re.fullmatch(r"messages of \d+ bytes \(in JSON\), from one node to another, both in this process", size)
     assert meaning == "in flight: published, and not yet accepted by the broker"
     assert [line.partition(":")[0] for line in rounds] == [
         f"round {turn} of 5, {width:>3} in flight" for turn in range(1, 6) for width in (1, 10, 100)

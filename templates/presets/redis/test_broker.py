@@ -311,8 +311,9 @@ async def test_what_a_server_says_without_being_asked_is_a_loss(
 @pytest.mark.parametrize(
     ("url", "rule"),
     [
-        ("redis://127.0.0.1/1", "must end after its hosts"),
-        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "must end after its hosts"),
+        ("redis://127.0.0.1/1", "must end after its hosts: leave out '/1', since publish/subscribe is the same in all"),
+        ("redis://127.0.0.1/s3cr3t", "must end after its hosts: leave out the path"),
+        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
         ("redis+sentinel://127.0.0.1/nodes?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
         ("unix:///run/redis?password=s3cr3t", "takes no options"),
         ("redis+sentinel://127.0.0.1", "name of the primary"),

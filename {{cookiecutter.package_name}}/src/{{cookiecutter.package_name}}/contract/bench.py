@@ -40,7 +40,7 @@ async def bench(connector: type[MessageConnector[Any]], settings: ConnectorSetti
     figures, drawing = (output.with_name(f"{output.name}.{suffix}") for suffix in ("json", "svg"))
     rates: Rates = {width: [] for width in IN_FLIGHT}
     async with connector(settings) as one, connector(settings.of_another_node()) as other:
-        print(f"messages of {SIZE} bytes, from one node to another, both in this process", file=sys.stderr)
+        print(f"messages of {SIZE} bytes (in JSON), from one node to another, both in this process", file=sys.stderr)
         print("in flight: published, and not yet accepted by the broker", file=sys.stderr)
         for turn in range(ROUNDS):
             for width in IN_FLIGHT:
