@@ -34,7 +34,7 @@ READY = """
     cd {package}
     tox run
 
-which tests it on a server that it starts, and takes a few minutes. To try your own broker:
+which tests it on a server that it starts. To try a broker of your own:
 
     python -m pip install .
     python -m {package} check --url URL

@@ -162,7 +162,7 @@ def test_a_url_that_can_be_read_in_two_ways_is_refused_by_the_rule(url: str) -> 
     ("url", "fault"),
     [
         ("s3cr3t", "it does not begin with a scheme and ://"),
-        ("s3cr3t://h", "its scheme is not a or unix"),
+        ("s3cr3t://h", "its scheme is unknown"),
         ("a://u:s3 cr3t@h", "it has a space or a control character"),
         ("a://u:s3/cr3t@h", "a / ? or # comes before its @"),
         ("a://u:s3@cr3t@h", "a character of its login is not percent-encoded"),
@@ -192,6 +192,12 @@ def test_any_scheme_will_do_where_none_is_asked_for() -> None:
         with pytest.raises(ValueError, match="must look like"):
             ADDRESSES.parse(f"{scheme}://h")
     assert ADDRESSES.rule(()).startswith("must look like scheme://[user[:password]@]host[:port]")
+
+
+def test_schemes_that_are_used_alike_are_told_together() -> None:
+    assert ADDRESSES.rule(("a", "as", "b")).startswith(
+        "must look like a://[user[:password]@]host[:port][,host[:port]...] (or as://, b://), with a number"
+    )
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,15 @@ async def test_what_a_server_says_in_place_of_an_answer_is_told(
     assert caplog.messages == []
 
 
+@pytest.mark.clause("E3", "L3")
+async def test_a_server_that_wants_a_password_says_so_in_few_words(serve: Serve, node: MakeNode) -> None:
+    server: Broker = serve(login=("node", "s3cr3t"))
+    stranger: Node = await node(connect=False, url=server.url)
+    with pytest.raises(contract.ConnectError, match=r": the server wants a password \(NOAUTH\)\. ") as raised:
+        await stranger.connect()
+    assert raised.value.refused
+
+
 @pytest.mark.clause("R1")
 async def test_what_a_server_says_without_being_asked_is_a_loss(
     change: Change, caplog: pytest.LogCaptureFixture

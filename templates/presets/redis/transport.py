@@ -111,7 +111,9 @@ def _place(settings: Settings, default_port: int) -> tuple[str, int]:
 
 def _no_entry(text: str) -> ConnectError:
     """Return the error for a login to which the server has said `text`."""
-    return ConnectError(text, refused=text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")))
+    if text.startswith("NOAUTH"):
+        return ConnectError("the server wants a password (NOAUTH)", refused=True)
+    return ConnectError(text, refused=text.startswith(("WRONGPASS", "NOPERM")))
 
 
 class Answer(Receipt):

@@ -74,10 +74,10 @@ class Address:
 def rule(schemes: Sequence[str], without_hosts: Sequence[str] = ()) -> str:
     """Say what a url must look like, without quoting any part of a bad one."""
     login = "[user[:password]@]"
-    shapes = [
-        f"{scheme}://{login}/path" if scheme in without_hosts else f"{scheme}://{login}host[:port][,host[:port]...]"
-        for scheme in schemes or ("scheme",)
-    ]
+    first, *others = [scheme for scheme in schemes if scheme not in without_hosts] or ["scheme"]
+    alike = f" (or {', '.join(f'{scheme}://' for scheme in others)})" if others else ""
+    shapes = [f"{first}://{login}host[:port][,host[:port]...]{alike}"]
+    shapes += [f"{scheme}://{login}/path" for scheme in without_hosts]
     return (
         f"must look like {' or '.join(shapes)}, with a number from 1 to 65535 as port, and with "
         f"@ : / ? # [ ] , % and spaces in user and password percent-encoded"
@@ -97,7 +97,7 @@ def parse(url: str, schemes: Sequence[str] = (), without_hosts: Sequence[str] = 
         whole = [url] if url.partition("://")[0] in without_hosts else re.split(r",(?=[^,/?#@]*://)", url)
         first, *others = (_parse_one(each, without_hosts) for each in whole)
         if schemes and first.scheme not in schemes:
-            raise Fault(f"its scheme is not {' or '.join(schemes)}")
+            raise Fault("its scheme is unknown")
         for other in others:
             if other.at(first.hosts[0]) != first.at(first.hosts[0]):
                 raise Fault("its parts, with commas between them, differ in more than the host")
