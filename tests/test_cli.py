@@ -336,7 +336,7 @@ def test_lines_are_broken_between_words_on_a_terminal(package: Package, tmp_path
 
 
 def test_bench_shows_its_progress_and_writes_figures_and_a_picture(run: Run, broker: Any, tmp_path: Path) -> None:
-    ended = run("bench", "--output", "found", URL=broker.url)
+    ended = run("bench", "--output", "found.v2", URL=broker.url)
     assert ended.returncode == 0, ended
     size, meaning, *rounds = ended.stderr.splitlines()
     assert re.fullmatch(r"messages of \d+ bytes \(in JSON\), from one node to another, both in this process", size)
@@ -344,12 +344,12 @@ def test_bench_shows_its_progress_and_writes_figures_and_a_picture(run: Run, bro
     assert [line.partition(":")[0] for line in rounds] == [
         f"round {turn} of 5, {width:>3} in flight" for turn in range(1, 6) for width in (1, 10, 100)
     ]
-    figures = json.loads((tmp_path / "found.json").read_text())
+    figures = json.loads((tmp_path / "found.v2.json").read_text())
     rates = figures["messages_per_second"]
     assert {width: len(found) for width, found in rates.items()} == {"1": 5, "10": 5, "100": 5}
     assert figures["broker"] == broker.url
     shown = [f"{median(found):,.0f}" for found in rates.values()]
-    picture = ElementTree.parse(tmp_path / "found.svg")
+    picture = ElementTree.parse(tmp_path / "found.v2.svg")
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     for rate in shown:
         assert rate in ended.stdout
