@@ -37,8 +37,8 @@ class Settings(TlsSettings):
     prefix: str | None = Field(
         default=None,
         max_length=80,
-        description="The prefix of a topic's address: of its name, an exchange, an acceptor's multicastPrefix; by default "
-        f"that of the kind of server: {', '.join(PREFIXES.values())}.",
+        description="What comes before a topic in an address: a prefix of names, an exchange, an acceptor's "
+        f"multicastPrefix; if not given, as the server has it: {', '.join(PREFIXES.values())}.",
     )
     subscription: str | None = Field(
         default=None,
@@ -65,7 +65,7 @@ class Settings(TlsSettings):
         if self.server == "servicebus" and not self.subscription:
             raise ValueError("server = servicebus needs a subscription, this node's own")
         if self.management and self.server != "servicebus":
-            raise ValueError("management is only for server = servicebus")
+            raise ValueError("management is for server = servicebus alone")
         return self
 
     def address_of(self, topic: str, receives: bool) -> str:
