@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jumping import ERRORS, SETTINGS, module
-from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, FilePath, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
 
 ADDRESSES, ESCAPING, IDENTITY, SECRETS = module("addresses"), module("escaping"), module("identity"), module("secrets")
 SERIALIZATION, TOPICS = module("serialization"), module("topics")
@@ -646,6 +646,7 @@ class Strict(SETTINGS.ConnectorSettings):  # type: ignore[misc]
     """Its rules say what they were given."""
 
     keys: tuple[SecretStr, ...] = ()
+    file: FilePath | None = None
     number: int = 1
 
     @field_validator("password", mode="before")
@@ -678,6 +679,7 @@ class Strict(SETTINGS.ConnectorSettings):  # type: ignore[misc]
         ({"heartbeat": 0}, "must be greater than 0", 0),
         ({"shards": 33}, "must be less than or equal to 32", 33),
         ({"serialization": "xml"}, "must be 'json' or 'msgpack'", "xml"),
+        ({"file": "nowhere"}, "must be the name of an existing file", "nowhere"),
         ({"node_name": ""}, "must have at least 1 character", ""),
         ({"haertbeat": "the-secret"}, "there is no setting 'haertbeat'. Did you mean 'heartbeat'?", "**********"),
         ({"colour": "the-secret"}, "there is no setting 'colour'", "**********"),

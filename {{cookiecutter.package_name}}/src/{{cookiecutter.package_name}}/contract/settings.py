@@ -287,6 +287,8 @@ def _without_secret(fault: Any, settings: type[ConnectorSettings]) -> InitErrorD
     value, text = fault["input"], fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
         text = configuration.unknown(settings, name)
+    elif fault["type"] == "path_not_file":
+        text = "must be the name of an existing file"
     elif pydantics := re.fullmatch(r"\w+ should (.*?)(, unable to .*)?", text):
         text = f"must {pydantics[1]}"
     if field is None or secrets.is_secret(field.annotation):
