@@ -707,8 +707,8 @@ def test_what_ends_a_client_is_the_cause_of_the_error() -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        (lambda: "text", "Cannot connect to the broker: the settings function returned str, not Settings. Mend"),
-        (lambda: settings("a", cluster_key=[1]), "raised ValidationError for cluster_key.0. Mend"),
+        (lambda: "text", "Cannot connect to the broker: the settings function returned str, not Settings. Fix"),
+        (lambda: settings("a", cluster_key=[1]), "raised ValidationError for cluster_key.0. Fix"),
         (lambda: settings("a", password_file="/no/such/file"), "Cannot connect to a://a: FileNotFoundError: "),
     ],
 )
