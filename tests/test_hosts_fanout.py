@@ -503,7 +503,7 @@ def test_a_refusal_after_an_outage_is_logged_and_tried_again(
     monkeypatch.setattr(transport, "subscribe", without_rights)
     monkeypatch.setattr(package.module("hosts.joining"), "RETRY", 0.1)
     play(scene())
-    lines = [line for line in caplog.messages if "does not hear the others" in line]
+    lines = [line for line in caplog.messages if "does not receive messages from the others" in line]
     assert len(lines) == 2
     assert "no rights to this topic" in lines[0]
 

@@ -447,7 +447,7 @@ def test_closing_ends_a_subscription_that_is_about_to_be_tried_again() -> None:
         began = now()
         await connector.close()
         assert now() - began < 0.1
-        with pytest.raises(ERRORS.ClosedError, match="was closed meanwhile"):
+        with pytest.raises(ERRORS.ClosedError, match="was closed during the call"):
             await subscribing
 
     run(hub, scene, reconnect_delay_min=1)
@@ -696,7 +696,7 @@ def test_the_next_message_leaves_as_soon_as_the_one_before_it_is_given_up() -> N
         await hub.opened.get()
         await asyncio.sleep(0.2)
         second = connector.publish("topic", 2)
-        with pytest.raises(ERRORS.PublishUnconfirmedError, match="does not answer, or not fast enough"):
+        with pytest.raises(ERRORS.PublishUnconfirmedError, match="does not answer, or too slowly"):
             await first
         await second
         assert hub.when("publish", "topic")[1] - began == pytest.approx(2, abs=0.01)

@@ -143,7 +143,7 @@ def test_where_three_connections_end_at_the_control_topic_the_next_does_without_
 
     play(broker, scene)
     [record] = [record for record in caplog.records if "control_topic" in record.message]
-    assert "'CONTROL' (control_topic): the connection ended whenever it was asked for. Messages" in record.message
+    assert "'CONTROL' (control_topic): each request for it ended the connection. Lost" in record.message
 
 
 def test_only_connections_that_end_one_after_the_other_at_the_control_topic_count() -> None:

@@ -296,7 +296,7 @@ class Connection(Generic[S]):
         try:
             await self.call(_begin(self.transport.leave), within)
         except Exception as error:
-            logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
+            logger.warning("The broker may still have resources of this node: %s.", type(reason(error)).__name__)
 
     async def close(self) -> None:
         """Close the transport once, whatever happens, within about `CLOSING_TIME`.
