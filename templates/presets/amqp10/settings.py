@@ -37,8 +37,8 @@ class Settings(TlsSettings):
     prefix: str | None = Field(
         default=None,
         max_length=80,
-        description="The prefix of each topic's address: an exchange, an acceptor's multicastPrefix, or any other; by default "
-        f"that of the server: {', '.join(PREFIXES.values())}.",
+        description="The prefix of each topic's address: an exchange, an acceptor's multicastPrefix, or any other; by "
+        f"default that of the server: {', '.join(PREFIXES.values())}.",
     )
     subscription: str | None = Field(
         default=None,

@@ -38,11 +38,11 @@ class Settings(TlsSettings):
         default="", description="The prefix of all topic names at the brokers, to share the brokers with others."
     )
     replication_factor: Annotated[int, Field(ge=-1, le=32767)] = Field(
-        default=-1, description="How many brokers keep a topic that is made here; -1: as the brokers are set up."
+        default=-1, description="How many brokers keep a topic that is created here; -1: as the brokers are set up."
     )
     retention: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Seconds for which a topic that is made here keeps messages, for nodes that are away; by default "
+        description="Seconds for which a topic that is created here keeps messages, for nodes that are away; by default "
         "as the brokers are set up.",
     )
 

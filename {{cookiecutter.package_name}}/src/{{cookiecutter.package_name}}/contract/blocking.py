@@ -44,8 +44,7 @@ class BlockingMessageConnector(Generic[S]):
     It closes when the interpreter exits, and at the end of the target of a `multiprocessing` process. It also closes in
     the background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit
     handlers that were registered before the first use come too late, and get a `ClosedError`. Before Python 3.13, so do
-    threads that first use it after such a target has ended. Ctrl-C ends the wait at exit; then the number of unsent
-    messages is logged.
+    threads that outlive such a target. Ctrl-C ends the wait at exit; then the number of unsent messages is logged.
 
     A process that ends through `os._exit`, or a signal without a handler, has to call `close` itself. So has an ASGI
     application on uvicorn, at the end of its lifespan: uvicorn ends itself with the signal that stopped it.
@@ -77,7 +76,7 @@ class BlockingMessageConnector(Generic[S]):
             PublishRefusedError: the broker refused the message: nobody gets it.
             PublishUnconfirmedError: the broker did not confirm it within `publish_timeout`, outages included.
             ClosedError: `close()` was called, here or in the parent process before the fork; or the process is ending.
-            RuntimeError: the call comes from the connector's own thread, and would wait for itself.
+            RuntimeError: the call comes from the connector's own thread and would deadlock.
         """
         self._wait_for(lambda connector: connector.publish(topic, message, key))
 

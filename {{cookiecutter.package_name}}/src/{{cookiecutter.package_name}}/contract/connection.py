@@ -301,7 +301,7 @@ class Connection(Generic[S]):
     async def close(self) -> None:
         """Close the transport once, whatever happens, within about `CLOSING_TIME`.
 
-        Raises nothing; when cancelled, it still waits for the end.
+        Raises nothing but its own `CancelledError`: when cancelled, it still waits for the end first.
         """
         if self._closing is None:
             self._closing = tasks.start(self._close())
