@@ -925,7 +925,7 @@ def test_a_large_message_that_cuts_the_connection_each_time_is_given_up() -> Non
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         await connector.connect()
-        with pytest.raises(ERRORS.MessageTooLargeError, match="cuts the connection whenever it comes"):
+        with pytest.raises(ERRORS.MessageTooLargeError, match="drops the connection each time this message arrives"):
             await connector.publish("topic", "x" * 300_000)
         await connector.publish("topic", 1)
         assert hub.count("publish", "topic") == 4

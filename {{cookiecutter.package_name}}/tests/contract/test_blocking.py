@@ -436,7 +436,7 @@ async def test_a_connector_that_nobody_keeps_closes(other: Node, mailbox: Log, c
         gc.collect()
 
     def drop() -> None:
-        with pytest.warns(ResourceWarning, match="not closed"):
+        with pytest.warns(ResourceWarning, match="without being closed"):
             publish()
 
     def subscribe() -> "weakref.ref[BlockingConnector]":
