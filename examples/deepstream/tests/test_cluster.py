@@ -325,7 +325,7 @@ async def test_a_client_learns_that_an_answer_is_too_large(world: World) -> None
     assert (await client.call("much", 10))["data"] == 10 * "x"
     failed = await client.call("much", 3000)
     assert failed["is"] == "error"
-    assert "at most 2000 are possible" in failed["data"]
+    assert "the limit is 2000" in failed["data"]
 
 
 def event(sender: str, name: str, data: Any) -> dict[str, Any]:
