@@ -219,6 +219,7 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
 
     play(scene())
     assert any("MessagesLostError" in line for line in caplog.messages)
+    assert sum("after an outage of" in line for line in caplog.messages) == 1
 
 
 def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_look(bench: Bench) -> None:

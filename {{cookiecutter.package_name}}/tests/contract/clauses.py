@@ -48,7 +48,7 @@ CLAUSES = {
     "M8": Clause("a private topic is its owner's", TALK),
     "M9": Clause("a listener may publish, subscribe, unsubscribe, close", ALL),
     "M10": Clause("a listener that raises anything harms nobody else", TALK),
-    "M11": Clause("a slow listener delays nobody else, and is reported at most once a second", TALK),
+    "M11": Clause("a slow listener delays nobody; at most one report a second", TALK),
     "M12": Clause("messages() is a listener that is pulled", LEAVE),
     "S1": Clause("what arrives equals what was sent", TALK),
     "S2": Clause("what cannot round-trip is refused", TALK),
