@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from functools import partial
+from functools import partial, update_wrapper
 from types import SimpleNamespace
 from typing import Any
 
@@ -191,3 +191,26 @@ def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_use")
     async def use(original: Any, self: Any, use: Any) -> Any:
         return await asyncio.shield(original(self, use))
+
+
+@defect("what the event loop takes uses the room of what was handed over", "T3/promised")
+def _(m: Machinery) -> None:
+    @instead(m.outbox.Outbox, "add")
+    def add(original: Any, self: Any, topic: str, data: bytes, settle: Any) -> None:
+        self._handed_bytes, handed = self._taken_bytes, self._handed_bytes
+        try:
+            original(self, topic, data, settle)
+        finally:
+            self._handed_bytes = handed
+
+
+@defect("a submitted use that exits ends the event loop", "L7/submitted")
+def _(m: Machinery) -> None:
+    @instead(m.blocking.ConnectorThread, "_use")
+    async def use(original: Any, self: Any, use: Any) -> Any:
+        return await use(self.connector)
+
+
+@defect("a listener's attributes replace those of its wrapper", "M10/listener_of_its_own")
+def _(m: Machinery) -> None:
+    m.blocking.update_wrapper = lambda wrapper, listener, updated: update_wrapper(wrapper, listener)
