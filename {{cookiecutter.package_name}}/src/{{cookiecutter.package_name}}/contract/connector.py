@@ -461,7 +461,7 @@ class MessageConnector(Generic[S]):
             why = self._link.last_failure or "the connection was lost, and could not be restored yet"
             raise ConnectError(
                 f"There is no connection to {self._where} within connect_timeout = {timeout:g} s: {why}. "
-                "It goes on trying; check that the broker runs there, and user and password if it asks for them."
+                "The connector keeps trying; check that the broker runs there, and user and password if it asks for them."
             ) from None
 
     async def _close(self) -> None:
