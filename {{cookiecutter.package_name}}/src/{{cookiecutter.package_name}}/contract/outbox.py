@@ -92,7 +92,7 @@ class Outbox(Generic[S]):
     def hand(self, topic: str, data: bytes, settle: Settle) -> bool:
         """Take one message on another thread, like `add`; return whether it was taken, as all are until `shut`.
 
-        The event loop may take another one at the same moment, so that there is one more than there is room for.
+        If the event loop takes one at the same moment, there is one more than there is room for.
         """
         size = len(data) + MESSAGE_COST
         handed = (topic, data, settle)
