@@ -479,7 +479,7 @@ def test_tuples_become_lists_and_members_of_an_enum_their_values(codec: Any, val
     [
         (nan, "a number is nan or infinite, which JSON does not have"),
         (-inf, "a number is nan or infinite, which JSON does not have"),
-        ({1: 2}, "a dict has a key that is no str"),
+        ({1: 2}, "a dict has a key that is not a str"),
         (b"x", "a value is of the type bytes, which JSON does not have"),
         ({1, 2}, "a value is of the type set, which JSON does not have"),
         (date(2026, 1, 1), "a value is of the type date, which JSON does not have"),
@@ -513,7 +513,7 @@ def test_a_message_may_be_nested_256_levels_deep(codec: Any, kind: type) -> None
             codec.encode([message], 10_000)
         deeper = (msgspec.json.encode if codec.name == "json" else msgspec.msgpack.encode)([message])
         for parts in ([deeper], [codec.encode(1, 9), deeper], [deeper, codec.encode("x" * 200_000, 1_000_000)]):
-            with pytest.raises(ValueError, match="what a sender makes: it is nested deeper than 256 levels"):
+            with pytest.raises(ValueError, match="no sender produces this body: it is nested deeper than 256 levels"):
                 codec.decode(codec.join(parts))
 
 
@@ -534,18 +534,18 @@ def test_a_message_may_have_as_many_bytes_as_are_allowed(codec: Any) -> None:
     assert codec.encode("x" * 100, size)
     with pytest.raises(ERRORS.MessageTooLargeError) as raised:
         codec.encode("x" * 100, size - 1)
-    assert str(raised.value) == (f"The message has {size} bytes when serialised; at most {size - 1} are possible.")
+    assert str(raised.value) == (f"The serialised message has {size} bytes; the limit is {size - 1}.")
 
 
 @pytest.mark.parametrize(
     ("name", "body", "why"),
     [
         ("json", b"", "Input data was truncated"),
-        ("json", b"{}", "the body is no array"),
+        ("json", b"{}", "the body is not an array"),
         ("json", b"[1", "Input data was truncated"),
         ("json", b"[18446744073709551616]", ""),
         ("msgpack", b"", "Input data was truncated"),
-        ("msgpack", b"\x80", "the body is no array"),
+        ("msgpack", b"\x80", "the body is not an array"),
         ("msgpack", b"\x91\xc4\x01x", "it holds a value or a key that JSON does not have"),
         ("msgpack", b"\x91\x81\x01\x02", "it holds a value or a key that JSON does not have"),
         ("msgpack", msgspec.msgpack.encode([nan]), "it holds a value or a key that JSON does not have"),
@@ -558,9 +558,9 @@ def test_a_message_may_have_as_many_bytes_as_are_allowed(codec: Any) -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_a_body_that_no_sender_makes_is_refused_with_the_reason(name: str, body: bytes, why: str) -> None:
-    with pytest.raises(ValueError, match="the body is not what a sender makes: ") as raised:
+    with pytest.raises(ValueError, match="no sender produces this body: ") as raised:
         SERIALIZATION.by_name(name).decode(body)
-    assert str(raised.value).removeprefix("the body is not what a sender makes: ").startswith(why)
+    assert str(raised.value).removeprefix("no sender produces this body: ").startswith(why)
 
 
 @BOTH
