@@ -97,7 +97,7 @@ def verdicts(output: str) -> dict[str, str]:
     """What the table at the end of a pack's run says of each clause: holds, FAILS, waits …"""
     word = "holds \\(simulated\\)|holds|in part|FAILS|not applicable"
     said = dict(re.findall(rf"^  ([A-Z]\d+) +({word})(?= )", output, re.MULTILINE))
-    for title, word in ("Not run", "not run"), ("Waiting for blanks", "waits"):
+    for title, word in ("Not run", "not run"), ("Waiting", "waits"):
         if folded := re.search(rf"^{title}\n((?:  .+\n)+)", output, re.MULTILINE):
             for line in folded[1].splitlines():
                 said |= dict.fromkeys(line.rpartition(": ")[2].split(), word)

@@ -668,6 +668,39 @@ def test_frames_of_this_node_are_counted_except_on_the_control_topic() -> None:
     jump(scene)
 
 
+@pytest.mark.parametrize(
+    ("topic", "payload", "told"),
+    [
+        ("t", "text", "payload must be bytes, not str"),
+        ("t", None, "payload must be bytes, not NoneType"),
+        (b"t", b"x", "topic must be str, not bytes"),
+        (["t"], b"x", "topic must be str, not list"),
+    ],
+)
+def test_what_is_not_text_and_bytes_is_an_error_of_the_transport(topic: Any, payload: Any, told: str) -> None:
+    async def scene() -> None:
+        inbox = Inbox()
+        with pytest.raises(TypeError, match=f"^{told}$"):
+            inbox.take(payload, topic)
+        inbox.ears = ()
+        with pytest.raises(TypeError, match=f"^{told}$"):
+            inbox.take(payload, topic)
+        assert not inbox.told
+
+    jump(scene)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+def test_bytes_in_another_form_are_taken(kind: Any) -> None:
+    async def scene() -> None:
+        inbox = Inbox()
+        inbox.take(kind(payload(0, 1, flags=0)))
+        inbox.take(kind(b"x"))
+        assert (len(inbox.got), len(inbox.told)) == (1, 1)
+
+    jump(scene)
+
+
 def test_payloads_that_are_no_frames_are_told_once_a_second_by_topic() -> None:
     async def scene() -> None:
         inbox = Inbox()

@@ -158,7 +158,7 @@ def test_each_verdict_means_what_it_says_in_one_process_or_more(make: MAKE, word
     assert "(it has no clock)" in ended.stdout
     assert "kept through My Broker on hazel 1" in ended.stdout
     assert ended.returncode == 1
-    assert re.fullmatch(r"Next: tests/test_some.py::test_four failed: .*root.*", last_line(ended.stdout)), ended.stdout
+    assert re.fullmatch(r"Next: .*root.*, in tests/test_some.py::test_four\.", last_line(ended.stdout)), ended.stdout
 
 
 @pytest.mark.parametrize("where", ["marked", "test_broker.py"])
@@ -206,6 +206,140 @@ def test_a_selection_says_that_it_is_a_part(make: MAKE) -> None:
     assert "only a part of the pack ran (--clause E3,S2;" in last_line(ended.stdout)
     assert "only a part of the pack ran (-k five;" in last_line(run_pack(project, "-k", "five").stdout)
     assert "there is no clause M33" in run_pack(project, "--clause", "M33").stdout
+
+
+NEVER_READY = """
+import sys
+
+from .contract import server
+from .contract.public import Server
+
+server.READY_WITHIN = 1.0
+
+
+class Broker(Server):
+    url = "memory://127.0.0.1:1"
+
+    def command(self):
+        return [sys.executable, "-u", "-c", "print('Loading the queues'); {program}"]
+
+    def is_ready(self):
+        while not (self.folder / "server.log").read_text():
+            pass
+        {is_ready}
+"""
+SLEEP = "import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("program", "is_ready", "told"),
+    [
+        (SLEEP, "return False", "Broker did not start: after 1 s, `is_ready` still returned False\n"),
+        (SLEEP, "raise OSError('no')", "after 1 s, `is_ready` still raised OSError: no (tests/broker.py:19)\n"),
+        (
+            SLEEP,
+            "raise ValueError('no')",
+            "tests/broker.py: Broker did not start: ValueError: no (tests/broker.py:19)\n",
+        ),
+        (SLEEP, "return [][0]", "an error in tests/broker.py:19: IndexError: list index out of range\n"),
+        ("raise SystemExit(3)", "return False", "Broker did not start: its process has ended, with code 3\n"),
+    ],
+)
+def test_a_broker_that_does_not_start_is_told_once_with_its_log_and_every_clause_waits(
+    make: MAKE, program: str, is_ready: str, told: str
+) -> None:
+    project = make(None)
+    (project / "tests" / "broker.py").write_text(NEVER_READY.format(program=program, is_ready=is_ready))
+    started = time.monotonic()
+    output = run_pack(project, "-n", "0").stdout
+    assert time.monotonic() - started < 40
+    assert output.count(f"{told}  Its command: ") == 1, output
+    assert output.count("  The last lines of its log:\n    Loading the queues\n") == 1, output
+    must_wait(output)
+    assert last_line(output).endswith(told.rstrip()), output
+
+
+def must_wait(output: str) -> None:
+    """Fail unless each clause that needs the broker waits for it, and one test has said why."""
+    said = verdicts(output)
+    assert {said[clause] for clause in ("L2", "L4", "M1", "S1", "E1", "R1", "T1")} == {"waits"}, output
+    assert said["L1"] == said["L5"] == "holds", output
+    assert re.search(r"^  for the broker: L2 ", output, re.MULTILINE), output
+    assert re.search(r" 1 error in ", output), output
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong", "told"),
+    [
+        (
+            "src/hazel_msg/transport.py",
+            "async def connect(self):\n        pass",
+            "async def connect(self):\n        self.bus.open()",
+            r"The tests cannot connect: an error in src/hazel_msg/transport.py:\d+: AttributeError: .* no attribute 'bus'",
+        ),
+        (
+            "src/hazel_msg/transport.py",
+            "async def connect(self):\n        pass",
+            "async def connect(self):\n        raise OSError('no answer')",
+            r"The tests cannot connect, .* no answer.* Raised at src/hazel_msg/transport.py:\d+\.",
+        ),
+        (
+            "src/hazel_msg/transport.py",
+            "async def connect(self):\n        pass",
+            "async def connect(self):\n        self.file = open(__file__)",
+            r"After `close`, something that `connect` has opened is still open: unclosed file .*",
+        ),
+        (
+            "tests/settings.py",
+            "broker.url",
+            "broker.ulr",
+            r"The settings of the tests cannot be made: an error in tests/settings.py:10: AttributeError: .*",
+        ),
+    ],
+)
+def test_a_connection_that_cannot_be_tried_is_told_once_and_every_clause_waits(
+    make: MAKE, file: str, right: str, wrong: str, told: str
+) -> None:
+    project = make(None)
+    text = (project / file).read_text()
+    assert right in text
+    (project / file).write_text(text.replace(right, wrong))
+    output = run_pack(project, "-n", "0").stdout
+    assert len(re.findall(f"^{told}$", output, re.MULTILINE)) == 1, output
+    must_wait(output)
+    assert re.fullmatch(f"Next: {told}", last_line(output)), output
+    assert ("Check that" in output) == ("no answer" in wrong), output
+
+
+def test_an_error_in_the_transports_code_is_told_first(make: MAKE) -> None:
+    tests = """
+@pytest.mark.clause("M1")
+async def test_one(wire, topic):
+    await wire.transport.publish(topic, b"1")
+"""
+    transport = TRANSPORT.replace("BUS.get(topic, ())", "BUS.gett(topic)")
+    output = run_pack(make(tests, transport=transport), "-n", "0").stdout
+    fault = r"an error in src/hazel_msg/transport.py:\d+: AttributeError: 'dict' object has no attribute 'gett'"
+    assert re.fullmatch(f"Next: {fault}.*, in tests/test_some.py::test_one\\.", last_line(output)), output
+
+
+def test_a_long_name_does_not_hide_what_was_wrong(make: MAKE) -> None:
+    tests = '@pytest.mark.clause("M6")\ndef test_one(): raise ValueError(f"topic {291 * \'x\'!r} was refused")\n'
+    output = run_pack(make(tests), "-n", "0").stdout
+    told = f"ValueError: topic '{20 * 'x'}…' (291 characters) was refused"
+    assert f"\n{told}\n" in output, output
+    assert last_line(output) == f"Next: {told}, in tests/test_some.py::test_one."
+
+
+def test_next_is_the_open_blank_even_where_a_test_fails(make: MAKE) -> None:
+    transport = TRANSPORT.replace("BUS.get(topic, set()).discard(self)", "raise NotImplementedError")
+    project = make('@pytest.mark.clause("M1")\ndef test_one(given): assert False\n', transport=transport)
+    ended = run_pack(project, "-n", "0")
+    assert re.fullmatch(
+        r"Next: unsubscribe, at src/hazel_msg/transport.py:\d+\. Then run this again\. "
+        r"So far tests/test_some.py::test_one fails, see above\.",
+        last_line(ended.stdout),
+    ), ended.stdout
 
 
 @pytest.mark.parametrize("wrong", ["for other in ():", "for other in [await asyncio.sleep(1000)]:"])

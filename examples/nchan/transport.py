@@ -29,10 +29,14 @@ class BrokerTransport(Transport[Settings]):
         self._options: dict[str, Any] = {**PLAIN, "additional_headers": headers}
         self._address = f"//{target.host}:{target.port or 80}"
         self._reading: dict[str, tuple[websockets.ClientConnection, asyncio.Task[None]]] = {}
-        one = aiohttp.TCPConnector(limit=1)  # so that no request overtakes another
         timeout = aiohttp.ClientTimeout(self.settings.heartbeat)
-        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
+        self._session = aiohttp.ClientSession(f"http:{self._address}", headers=headers, timeout=timeout)
         await self.ping()
+
+    async def close(self) -> None:
+        if self._session:
+            await asyncio.gather(*map(self._stop, list(self._reading)))
+            await self._session.close()
 
     async def publish(self, topic: str, payload: bytes) -> None:
         await self._request("POST", f"/pub/{name(topic)}", payload, PublishRefusedError)
@@ -50,11 +54,6 @@ class BrokerTransport(Transport[Settings]):
     async def ping(self) -> None:
         await self._request("GET", "/ping", b"", partial(ConnectError, refused=True))
         await asyncio.gather(*[await socket.ping() for socket, _ in self._reading.values()])
-
-    async def close(self) -> None:
-        if self._session:
-            await asyncio.gather(*map(self._stop, list(self._reading)))
-            await self._session.close()
 
     async def _stop(self, topic: str) -> None:
         if found := self._reading.pop(topic, None):

@@ -9,6 +9,7 @@ from {{ cookiecutter.package_name }} import (
     private_topic,
 )
 from {{ cookiecutter.package_name }}.contract import (
+    inbox,
     receiving,
     sending,
     serialization,
@@ -27,6 +28,7 @@ __all__ = [
     "Settings",
     "Topic",
     "contract",
+    "inbox",
     "private_topic",
     "receiving",
     "sending",

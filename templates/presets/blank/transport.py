@@ -1,4 +1,4 @@
-"""How messages travel through the broker: five blanks to fill in. `tox` says which is next.
+"""How messages travel through the broker: five blanks to fill in. `tox run -e py` says which is next.
 
 Everything else is done for you: reconnecting, serialising, filtering, batching, counting, timeouts. If the client
 library does any of that by itself, turn it off. The library goes into `dependencies` in pyproject.toml.
@@ -22,10 +22,13 @@ class BrokerTransport(Transport[Settings]):
 
     With several connections, call `lost` when one that brings messages ends; then all are closed, and opened
     again. `ping` makes a round trip on each. A pool that opens a new connection for its next request needs neither: let
-    the request fail within `heartbeat`.
+    the request fail within `heartbeat`. Nothing can be asked on a stream that only brings messages: let each stream bring
+    a topic of this node's own as well; `ping` publishes there, and waits until every stream has shown it.
 
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time: make sure that each gets its own answer,
-    and that an answer which comes after its call was cancelled is not mistaken for another call's.
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time, but never two `publish` for one topic:
+    make sure that each gets its own answer, and that an answer which comes after its call was cancelled is not mistaken
+    for another call's.
+    What answers may not be the broker. Limit how much is read of one answer, and how much of it an error repeats.
     If the broker delivers later what a node missed while it was away, set `keeps_messages = True` in this class.
     If the broker remembers a node after its connection, add `async def leave(self) -> None`, which undoes that: it is
     called before the last `close`, and not after a loss.
@@ -47,8 +50,18 @@ class BrokerTransport(Transport[Settings]):
         """
         raise NotImplementedError
 
+    async def close(self) -> None:
+        """Blank 2. Release the connection and every task and thread, even when `connect` failed half way.
+
+        It may take up to a second. If the peer is silent, break the connection off.
+
+        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread with
+        `await asyncio.to_thread(self.thread.join)`.
+        """
+        raise NotImplementedError
+
     async def publish(self, topic: str, payload: bytes) -> None:
-        """Blank 2. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
+        """Blank 3. Send `payload` to all subscribers of `topic`; return once the broker has accepted it.
 
         Raise `PublishRefusedError(text)` if the broker refuses it; any other exception means: try again.
 
@@ -59,7 +72,7 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
     async def subscribe(self, topic: str) -> None:
-        """Blank 3. Have the broker deliver `topic`, exactly that text; return once it will.
+        """Blank 4. Have the broker deliver `topic`, exactly that text; return once it will.
 
         Raise `SubscribeRefusedError(text)` if the broker refuses it. Every node gets every message: no shared queue, no
         group, and no earlier messages.
@@ -76,20 +89,10 @@ class BrokerTransport(Transport[Settings]):
         raise NotImplementedError
 
     async def unsubscribe(self, topic: str) -> None:
-        """Blank 4. End what `subscribe` began; return once nothing more of `topic` will arrive.
+        """Blank 5. End what `subscribe` began; return once nothing more of `topic` will arrive.
 
         It is also called after a `subscribe` that failed or took too long.
 
         push, poll, thread callbacks: as in `subscribe`.
-        """
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """Blank 5. Release the connection and every task and thread, even when `connect` failed half way.
-
-        It may take up to a second. If the peer is silent, break the connection off.
-
-        push: close the client. poll: cancel the task, and wait for its end. thread callbacks: join the thread with
-        `await asyncio.to_thread(self.thread.join)`.
         """
         raise NotImplementedError

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .nodes import ENOUGH, PATIENCE, WAITED
+from .nodes import ENOUGH, WAITED
 from .selection import DECLARED, is_basic
+from .server import READY_WITHIN
 
 ENOUGH_SECONDS, ENOUGH_FAILURES = 20.0, 3
 """A run ends when this many tests have failed, or a basic one, and took this long: the rest would show nothing new."""
@@ -19,6 +20,9 @@ FAILURES = 10
 
 _NOTES = pytest.StashKey[Path]()
 """The folder where all processes of a run note how basic tests have ended, and what has failed: an empty file each."""
+
+_TROUBLE = "trouble"
+"""The file there that says that no test reaches the broker."""
 
 _BEGUN = pytest.StashKey[bool]()
 
@@ -35,7 +39,7 @@ class Note(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> "list[Note]":
-        words = (path.name.split() for path in folder.iterdir())
+        words = (path.name.split() for path in folder.iterdir() if path.name != _TROUBLE)
         return [cls(int(place), failed == "1", float(seconds)) for place, failed, seconds in words]
 
 
@@ -54,6 +58,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["notes"] = str(node.config.stash[_NOTES])
 
 
+def note_trouble(config: pytest.Config) -> None:
+    """Have no test of the run try to reach the broker any more."""
+    (config.stash[_NOTES] / _TROUBLE).touch()
+
+
+def has_trouble(config: pytest.Config) -> bool:
+    """Return whether some test has found that the broker cannot be reached."""
+    return (config.stash[_NOTES] / _TROUBLE).exists()
+
+
 def _wait_for_basics(session: pytest.Session, folder: Path) -> None:
     """Return when all basic tests are done, wherever they run, or no longer advance; hasten the rest if one failed."""
     basics = {place for place, item in enumerate(session.items) if is_basic(item)}
@@ -61,7 +75,8 @@ def _wait_for_basics(session: pytest.Session, folder: Path) -> None:
     latest = time.monotonic()
     while True:
         has_failed = any(note.failed for note in notes if note.place in basics)
-        if has_failed or basics <= {note.place for note in notes} or time.monotonic() - latest > 2 * PATIENCE:
+        is_over = has_trouble(session.config) or basics <= {note.place for note in notes}
+        if has_failed or is_over or time.monotonic() - latest > READY_WITHIN + 5:
             break
         time.sleep(0.02)
         before, notes = notes, Note.read(folder)

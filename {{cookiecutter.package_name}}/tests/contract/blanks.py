@@ -37,7 +37,7 @@ def blanks() -> dict[str, Blank]:
     found = [blank for blank, _ in settings]
     if any(isinstance(node, ast.Attribute) and ast.unparse(node.value) == "broker" for node in _inside(settings)):
         found += [blank for blank, _ in _functions(_TESTS / "broker.py", "Broker", "command", "url")]
-    methods = ("connect", "publish", "subscribe", "unsubscribe", "close", "ping")
+    methods = ("connect", "close", "publish", "subscribe", "unsubscribe", "ping")
     found += [blank for blank, _ in _functions(Path(transport), "BrokerTransport", *methods)]
     return {blank.name: blank for blank in found}
 

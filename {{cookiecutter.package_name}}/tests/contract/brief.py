@@ -1,14 +1,60 @@
 """Failures in brief: what, and where in the project's own files."""
 
 import gc
+import inspect
+import os
+import re
 import traceback
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
+from ..subject import BrokerTransport
+
 PLACES, LINES = 6, 12
 """How much is shown of where an error came up, and of what it says."""
+
+MISTAKES = (AttributeError, ImportError, LookupError, NameError, TypeError)
+"""What wrong code raises, whatever the broker says."""
+
+_YOURS = (Path(__file__).parent.parent, Path(inspect.getfile(BrokerTransport)).parent)
+"""The folders of the contributor's files."""
+
+
+def place_of(error: BaseException) -> str:
+    """Return the last of the contributor's lines that an error has passed; an empty text if there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [
+        f"{os.path.relpath(frame.filename)}:{frame.lineno}" for frame in frames if Path(frame.filename).parent in _YOURS
+    ]
+    return places[-1] if places else ""
+
+
+def said(error: BaseException) -> str:
+    """Return in one line what an error says."""
+    return shortened(" ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: "))
+
+
+def shortened(text: str) -> str:
+    """Return a text in which no name is long."""
+    return re.sub(r"'([^']{20})[^']{60,}'", lambda long: f"'{long[1]}…' ({len(long[0]) - 2} characters)", text)
+
+
+def told(error: BaseException) -> str:
+    """Return in one line what is wrong, and where in the contributor's files."""
+    if mistake := mistake_in(error):
+        return f"an error in {place_of(mistake)}: {said(mistake)}"
+    place = place_of(error)
+    return f"{said(error)} ({place})" if place else said(error)
+
+
+def mistake_in(error: BaseException) -> BaseException | None:
+    """Return the mistake in the contributor's files that has caused an error, if there is one."""
+    cause: BaseException | None = error
+    while cause and not (isinstance(cause, MISTAKES) and place_of(cause)):
+        cause = cause.__cause__
+    return cause
 
 
 class Brief:
@@ -28,7 +74,7 @@ class Brief:
         finally:
             gc.enable()
         if report.failed and call.excinfo and getattr(call.excinfo.value, "pytrace", True):
-            brief = self.in_brief(call.excinfo.value)
+            brief = self.in_brief(mistake_in(call.excinfo.value) or call.excinfo.value)
             first = self._told.setdefault(brief, item.name)
             report.longrepr = brief if first == item.name else f"{brief.splitlines()[-1]}\nas in {first}"
             report.sections = [(name, "\n".join(text.splitlines()[-LINES:])) for name, text in report.sections]
@@ -45,7 +91,7 @@ class Brief:
             for frame in traceback.extract_tb(error.__traceback__)
             if Path(frame.filename).is_relative_to(self._root) and "site-packages" not in frame.filename
         ]
-        said = "".join(traceback.format_exception_only(error)).splitlines()
+        said = shortened("".join(traceback.format_exception_only(error))).splitlines()
         lines = [*places[-PLACES:], *said[:LINES]]
         inner = list(error.exceptions[:2]) if isinstance(error, BaseExceptionGroup) else []
         for cause in [*inner, *([error.__cause__] if error.__cause__ else [])]:

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import Phase
 from pydantic import SecretStr
 
-from ..subject import BrokerTransport, Connector, Settings, contract, wire_format
+from ..subject import BrokerTransport, Connector, Settings, contract, inbox, wire_format
 from .server import free_port
 
 PATIENCE = 20.0
@@ -309,12 +309,17 @@ class Wire:
         self.transport = BrokerTransport(settings, self)
 
     def received(self, topic: str, payload: bytes) -> None:
+        inbox.check(topic, payload)
         self.threads.add(threading.get_ident())
         self.payloads((topic, bytes(payload)))
 
     def lost(self, error: Exception) -> None:
         self.threads.add(threading.get_ident())
         self.losses(error)
+
+    async def until_lost(self) -> None:
+        """Return when the loss of the connection has been told."""
+        await self.losses.until(bool, "a loss (is `inbox.lost` called when the connection ends?)")
 
 
 def largest(node: Node, wire: Wire) -> int:

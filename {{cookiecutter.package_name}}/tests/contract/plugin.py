@@ -1,9 +1,9 @@
 """The fixtures of the pack."""
 
 import asyncio
-import inspect
+import gc
 import os
-import traceback
+import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,25 +19,26 @@ from pydantic import SecretStr, ValidationError
 from ..broker import Broker
 from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
+from .basics import has_trouble, note_trouble
 from .blanks import TEST_URL
+from .brief import mistake_in, place_of, told
 from .certificates import Authority
 from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
 from .public import FAST, Change, MakeHost, MakeNode, ProxyFor, Serve
-from .report import BROKER
+from .report import BROKER, TROUBLE
 from .server import Missing, Server
-
-TROUBLE = pytest.StashKey[str]()
-"""The reason why no test reaches the broker, once it is known."""
+from .verdicts import FOR_BROKER
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if TROUBLE in item.config.stash and {"broker", "given"} & set(getattr(item, "fixturenames", ())):
-        pytest.skip("waits for the broker")
+    if {"broker", "given", "serve"} & set(getattr(item, "fixturenames", ())) and has_trouble(item.config):
+        pytest.skip(FOR_BROKER)
 
 
 def give_up(config: pytest.Config, text: str) -> NoReturn:
     """Fail one test for the trouble that all have, and let the others wait."""
+    note_trouble(config)
     config.stash[TROUBLE] = text
     raise pytest.fail.Exception(text, pytrace=False) from None
 
@@ -75,8 +76,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
             except Missing:
                 raise
             except Exception as error:
-                text = f"tests/broker.py did not start the broker: {type(error).__name__}: {error}"
-                give_up(pytestconfig, text)
+                reason = f"Broker did not start: {told(error)}{broker.last_lines()}"
+                give_up(pytestconfig, f"tests/broker.py: {error if type(error) is RuntimeError else reason}")
         yield broker
     finally:
         broker.stop()
@@ -106,7 +107,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="session")
-def given(request: pytest.FixtureRequest) -> Settings:
+def given(request: pytest.FixtureRequest, broker: Broker) -> Settings:
     """The settings with which the tests connect: the `settings` fixture's, at the url that the environment names."""
     try:
         if not Elsewhere.url:
@@ -118,35 +119,48 @@ def given(request: pytest.FixtureRequest) -> Settings:
     except ValidationError as error:
         source = f"the url in {TEST_URL}" if Elsewhere.url else "tests/settings.py"
         give_up(request.config, f"The settings of the tests cannot be used, because of {source}: {error}")
+    except Missing:
+        raise
+    except Exception as error:
+        give_up(request.config, f"The settings of the tests cannot be made: {told(error)}")
     if not (blanks.is_written("publish") and blanks.is_written("subscribe")):
         BrokerTransport.keeps_messages = True  # so that nodes do without the control topic while they must
     if blanks.is_written("connect"):
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, try_to_connect(request.config, altered(settings, **FAST))).result()
+            thread.submit(asyncio.run, try_to_connect(request.config, altered(settings, **FAST), broker)).result()
+        if said := left_open():
+            give_up(request.config, f"After `close`, something that `connect` has opened is still open: {said[0]}")
     return settings
 
 
-def place_of(frame: traceback.FrameSummary) -> str:
-    """Return file and line of a frame, as seen from here."""
-    return f"{os.path.relpath(frame.filename)}:{frame.lineno}"
-
-
-async def try_to_connect(config: pytest.Config, settings: Settings) -> None:
+async def try_to_connect(config: pytest.Config, settings: Settings, broker: Broker) -> None:
     """Let all tests wait if the broker cannot be reached."""
     connector = Connector(settings)
     try:
         await connector.connect()
     except Exception as error:
-        cause = error.__cause__
-        frames = traceback.extract_tb(cause.__traceback__) if cause else []
-        where = [frame for frame in frames if frame.filename == inspect.getfile(BrokerTransport)][-1:]
-        place = "".join(f" Raised at {place_of(frame)}." for frame in where)
+        if mistake_in(error):
+            give_up(config, f"The tests cannot connect: {told(error)}")
+        place = place_of(error.__cause__) if error.__cause__ else ""
+        where = f" Raised at {place}." if place else ""
         give_up(
             config,
-            f"The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. {error}{place}",
+            "The tests cannot connect, with the settings of tests/settings.py and the `connect` that is there. "
+            f"{error}{where}{broker.last_lines()}",
         )
     finally:
         await connector.close()
+
+
+def left_open() -> list[str]:
+    """Return what finalizers say about what nobody has closed."""
+    said: list[str] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: said.append(str(unraisable.exc_value))
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
+    return said
 
 
 def altered(settings: Settings, **changes: Any) -> Settings:

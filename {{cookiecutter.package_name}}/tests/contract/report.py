@@ -1,7 +1,6 @@
 """The results of the run: the table at the end, the files of `--report`, and the last line, which says what is next."""
 
 import os
-import traceback
 from collections.abc import Generator
 from typing import Any
 
@@ -10,13 +9,14 @@ import pytest
 from ..subject import BrokerTransport, Connector, contract
 from . import conformance
 from .blanks import TEST_URL, open_blanks
-from .brief import Brief
+from .brief import Brief, mistake_in, said, told
 from .clauses import CHAPTERS, CLAUSES, FIGURES
 from .selection import DECLARED, asked_for, selected_by
 from .server import Missing
 from .verdicts import (
     EXCUSED,
     FAILS,
+    FOR_BROKER,
     HOLDS,
     IN_PART,
     MISSING,
@@ -33,6 +33,9 @@ from .verdicts import (
 RESULTS = pytest.StashKey[Results]()
 """The results of the run so far, from its reports; with xdist, in the process that reads them."""
 
+TROUBLE = pytest.StashKey[str]()
+"""Why no test reaches the broker, in the process whose test has failed for that."""
+
 BROKER = pytest.StashKey[str]()
 """Which broker the tests talk to; with xdist, in the process of the tests."""
 
@@ -46,7 +49,7 @@ _COLOURS = {
     FAILS: "red",
 }
 
-_FOLDED = {NOT_RUN: "Not run", WAITING: "Waiting for blanks"}
+_FOLDED = {NOT_RUN: "Not run", WAITING: "Waiting"}
 """Verdicts that come many at a time, each for the same reason as others; with the title of those."""
 
 
@@ -56,9 +59,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.tbstyle == "auto":
         config.option.tbstyle = "native"  # is replaced by `in_brief`
         config.pluginmanager.register(Brief(config.rootpath))
-    if any(blank.name == "close" for blank in open_blanks()):  # what is left open may be noticed at any later time
-        for warning in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
-            config.addinivalue_line("filterwarnings", f"ignore::{warning}")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -72,14 +72,11 @@ def pytest_runtest_makereport(
         _skip(report, item, f"{MISSING}{error}")
     elif report.failed and DECLARED in item.stash:
         _skip(report, item, f"{NOT_APPLICABLE}{item.stash[DECLARED]}")
+    elif error and str(error) == item.config.stash.get(TROUBLE, None):
+        report.user_properties.append(("trouble", str(error)))
     elif report.failed and error:
-        report.user_properties.append(("failure", _first_line(error)))
+        report.user_properties.append(("failure", (told(error) if mistake_in(error) else said(error))[:300]))
     return report
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the beginning of what an error says."""
-    return " ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: ")[:300]
 
 
 def _skip(report: pytest.TestReport, item: pytest.Item, reason: str) -> None:
@@ -113,6 +110,10 @@ class Recorder:
                 proof.declared = text
             elif name == "excuse":
                 proof.excuse = f"{NOT_APPLICABLE}{text}"
+            elif name == "trouble":
+                self._results.trouble = text
+                proof.add("skipped", FOR_BROKER, report.duration)
+                return
             elif name in FIGURES:
                 self._results.figures[name] = float(text)
         proof.add(report.outcome, _reason(report), report.duration)

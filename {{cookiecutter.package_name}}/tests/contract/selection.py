@@ -6,7 +6,7 @@ import pytest
 
 from ..broker import Broker
 from .blanks import TEST_URL, open_blanks
-from .clauses import ALL, CLAUSES
+from .clauses import ALL, CLAUSES, TALK
 from .verdicts import NOT_APPLICABLE, WAITS
 
 DECLARED = pytest.StashKey[str]()
@@ -15,7 +15,8 @@ DECLARED = pytest.StashKey[str]()
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Run tests side by side, each worker with a server of its own, unless one disturbs the other."""
-    is_alone = config.option.report or config.option.clusters or os.environ.get(TEST_URL) or open_blanks()
+    is_early = {blank.name for blank in open_blanks()} & set(TALK)  # few tests run then
+    is_alone = config.option.report or config.option.clusters or os.environ.get(TEST_URL) or is_early
     return 0 if is_alone else Broker.workers
 
 
@@ -76,7 +77,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         clauses = clauses_of(item)
         _note(item, clauses)
         needs = [need for clause in clauses if clause in CLAUSES for need in CLAUSES[clause].needs]
-        needs += ["close"] if {"wire", "make_wire"} & set(getattr(item, "fixturenames", ())) else []
         needs += ALL if item.get_closest_marker("figure") else []
         callspec = getattr(item, "callspec", None)
         needs += callspec.params.values() if callspec else []

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -14,17 +16,21 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from ..subject import contract
+from .brief import told
 from .certificates import Certificate
 
 if TYPE_CHECKING:
     from .clusters import Cluster
 
-READY_WITHIN = 60.0
-"""Seconds that a server may take to start."""
+READY_WITHIN = 45.0
+"""Seconds that a server may take to start; less than the `timeout` of a test, so that the reason can be told."""
+
+LAST_LINES = 20
+"""How much of a server's log is shown."""
 
 FREE_WITHIN = 3.0
 """Seconds after which the port of a server that was killed is free, if nobody else has it."""
@@ -130,6 +136,7 @@ class Server(ABC):
         self.ports = {name: free_port() for name in self.addresses}
         self.proxy_ports = {name: free_port() for name in self.addresses}
         self._process: subprocess.Popen[bytes] | None = None
+        self._words: list[str] = []
 
     @property
     def port(self) -> int:
@@ -150,20 +157,22 @@ class Server(ABC):
         raise NotImplementedError
 
     def version(self) -> str:
-        """Return what the server says it is, for the report; asked of its program by `--version`."""
+        """Return what the server says it is, for the report: what its program says to `--version`, up to the number."""
         asked = subprocess.run([self.command()[0], "--version"], capture_output=True, text=True, check=False)
-        return " ".join(asked.stdout.split()[:4])
+        first = asked.stdout.strip().partition("\n")[0]
+        found = re.match(r".*?\d+\.\d[\w.+-]*", first)
+        return found[0] if found else first
 
     def environment(self) -> dict[str, str]:
         """Return what the server's environment has beyond this process's."""
         return {}
 
     def is_ready(self) -> bool:
-        """Tell whether the server takes connections."""
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
+        """Tell whether the server takes connections; asked again and again until it does.
+
+        An `OSError` means no, too. Any other exception ends the start, and is shown.
+        """
+        socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         return True
 
     def targets(self, settings: contract.ConnectorSettings) -> dict[str, tuple[str, int]]:
@@ -184,9 +193,10 @@ class Server(ABC):
         """Start the process, without waiting for it; on the main thread, with which it dies."""
         for port in self.ports.values():
             self._wait_until_free(port)
+        self._words = self.command()
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*DYING_WITH_PARENT, *self.command()],
+                [*DYING_WITH_PARENT, *self._words],
                 cwd=self.folder,
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
@@ -215,11 +225,33 @@ class Server(ABC):
     def wait_until_ready(self) -> None:
         """Return when the server takes connections; raise `RuntimeError` with its log if it does not."""
         deadline = time.monotonic() + READY_WITHIN
-        while not (self.is_ready() and self._process and self._process.poll() is None):
-            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                log = (self.folder / "server.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"{type(self).__name__} did not start on port {self.port}: {log}")
+        while True:
+            answer = self._ask()
+            if self._process is None or self._process.poll() is not None:
+                self._give_up(f"its process has ended, with code {self._process and self._process.returncode}")
+            if not answer:
+                return
+            if time.monotonic() > deadline:
+                self._give_up(f"after {READY_WITHIN:g} s, `is_ready` still {answer}")
             time.sleep(0.01)
+
+    def _give_up(self, reason: str) -> NoReturn:
+        raise RuntimeError(f"{type(self).__name__} did not start: {reason}{self.last_lines()}")
+
+    def _ask(self) -> str:
+        """Return what `is_ready` does instead of returning True; an empty text if it does that."""
+        try:
+            return "" if self.is_ready() else "returned False"
+        except OSError as error:
+            return f"raised {told(error)}"
+
+    def last_lines(self) -> str:
+        """Return how the server was started, if it was, and the end of what it has written."""
+        if not self._words:
+            return ""
+        lines = (self.folder / "server.log").read_text(errors="replace").splitlines()[-LAST_LINES:]
+        shown = "".join(f"\n    {line[:300]}" for line in lines) or " it has written nothing"
+        return f"\n  Its command: {shlex.join(self._words)}\n  The last lines of its log:{shown}"
 
     def start(self) -> None:
         """Start the server, and wait until it is ready."""

@@ -8,7 +8,8 @@ from .blanks import open_blanks
 
 def test_every_blank_is_filled_in() -> None:
     if unwritten := open_blanks():
-        pytest.fail(f"{len(unwritten)} blanks are open, see below; next: {unwritten[0]}", pytrace=False)
+        are_open = "1 blank is open" if len(unwritten) == 1 else f"{len(unwritten)} blanks are open"
+        pytest.fail(f"{are_open}, see below; next: {unwritten[0]}", pytrace=False)
 
 
 @pytest.mark.basic(1)

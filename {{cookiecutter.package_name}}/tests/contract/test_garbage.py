@@ -49,7 +49,8 @@ async def must_do_no_harm(call: Awaitable[object], caplog: pytest.LogCaptureFixt
     async with patience():
         assert await longest_work(call) < 0.05
     _, peak = tracemalloc.get_traced_memory()
-    assert peak - before < MOST_MEMORY, "memory fills up: how long may a frame be that the broker speaks of?"
+    hint = "how long an answer does the client read? does its error quote all of it?"
+    assert peak - before < MOST_MEMORY, f"memory fills up: {hint}"
     gc.collect()  # errors that nobody waits for are reported then
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 

@@ -26,9 +26,10 @@ async def test_every_other_subscribed_node_gets_each_message_once(node: MakeNode
     for each in nodes:
         await each.publish(topic, "end")
     for index, mailbox in enumerate(mailboxes):
-        got = await mailbox.until(lambda items: items.count("end") == 2)
-        wanted = [[other, number] for number in range(20) for other in range(3) if other != index]
-        assert sorted(message for message in got if message != "end") == sorted(wanted)
+        wanted = "the end from both others (does what is published reach `inbox.received`, with the same topic?)"
+        got = await mailbox.until(lambda items: items.count("end") == 2, wanted)
+        sent = [[other, number] for number in range(20) for other in range(3) if other != index]
+        assert sorted(message for message in got if message != "end") == sorted(sent)
     assert bystander.stats()["delivered"] == 0
 
 

@@ -73,7 +73,7 @@ async def test_a_transport_closes_without_an_error(
         await wire.transport.subscribe(topic)
     if state == "cut":
         await proxy.cut()
-        await wire.losses.count(1)
+        await wire.until_lost()
     async with patience("the end of `close`"):
         await wire.transport.close()
 
@@ -132,7 +132,7 @@ async def test_the_end_of_a_connection_is_told_at_once(
         await wire.transport.subscribe(topic)
         started = time.perf_counter()
         await proxy.cut(reset=reset)
-        await wire.losses.count(1)
+        await wire.until_lost()
         times.append(time.perf_counter() - started)
     assert median(times) < 0.3
 

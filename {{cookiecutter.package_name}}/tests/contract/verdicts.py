@@ -11,6 +11,8 @@ NOT_APPLICABLE = "not applicable: "
 MISSING = "missing: "
 """The beginning of the reason why a test was skipped."""
 
+FOR_BROKER = f"{WAITS}the broker"
+
 HOLDS, SIMULATED, IN_PART = "holds", "holds (simulated)", "in part"
 EXCUSED, NOT_RUN, WAITING, FAILS = "not applicable", "not run", "waits", "FAILS"
 VERDICTS = (HOLDS, SIMULATED, IN_PART, EXCUSED, NOT_RUN, WAITING, FAILS)
@@ -60,6 +62,8 @@ class Results:
     """Which broker the tests talked to."""
     part: str = ""
     """The option that selected a part of the tests, if any."""
+    trouble: str = ""
+    """Why no test reaches the broker, if that is so."""
     asked: frozenset[str] = frozenset()
     """The clauses whose tests were all selected, if only a part was."""
 
@@ -182,10 +186,13 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
     failed = [proof for proof in results.failed() if not proof.test.endswith(f"::{BLANKS}")]
     if (missing := results.missing()) and not results.broker:
         return f"Next: there is no broker to test with: {missing[0]}; or set {how_else}."
-    if failed:
-        return f"Next: {failed[0].test} failed: {failed[0].reason}"
+    if results.trouble:
+        return f"Next: {results.trouble.splitlines()[0]}"
     if blank:
-        return f"Next: {blank}. Then run this again."
+        so_far = f" So far {failed[0].test} fails, see above." if failed else ""
+        return f"Next: {blank}. Then run this again.{so_far}"
+    if failed:
+        return f"Next: {failed[0].reason}, in {failed[0].test}."
     if needless := results.needless():
         return (
             f"Next: {needless[0]} is declared not applicable in tests/broker.py, but it worked: remove it from "

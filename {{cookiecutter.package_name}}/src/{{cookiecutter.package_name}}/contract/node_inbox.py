@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any
 
-from . import serialization, wire
+from . import inbox, serialization, wire
 from .errors import BadFrameError, MessagesLostError, ShardsDifferError
 from .floods import PAUSE, Flood, Report, counted
 from .listeners import Batch, Pending
@@ -21,7 +21,7 @@ DIFFERING = 1024
 
 
 class NodeInbox:
-    """Takes what arrives at a node, whatever it holds, and raises nothing."""
+    """Takes the bytes that arrive at a node, whatever they are."""
 
     def __init__(
         self,
@@ -52,15 +52,16 @@ class NodeInbox:
         self.repaired = 0
 
     def received(self, topic: str, payload: bytes) -> None:
-        """Take one payload."""
-        is_control = topic == self.repair.topic
-        if wire.is_from(self._node, payload):
-            self.filtered += not is_control
-            return
-        subscriptions = self._subscriptions(topic)
-        if not (is_control or subscriptions):
-            return
+        """Take one payload; its type, and the topic's, are checked only where they lead nowhere."""
         try:
+            is_control = topic == self.repair.topic
+            if wire.is_from(self._node, payload):
+                self.filtered += not is_control
+                return
+            subscriptions = self._subscriptions(topic)
+            if not (is_control or subscriptions):
+                inbox.check(topic, payload)
+                return
             content = bytes(payload)
             frame = wire.unpack(self.signer.verify(topic, content))
             if is_control or frame.kind >= wire.ANSWER:
@@ -68,6 +69,7 @@ class NodeInbox:
             else:
                 effects = self._take_messages(topic, frame, subscriptions)
         except Exception as error:
+            inbox.check(topic, payload)
             self._bad(f"A payload of {len(payload)} bytes", topic, f"is not a connector's frame: {error}")
             return
         if effects or self._receiver.has_changed:

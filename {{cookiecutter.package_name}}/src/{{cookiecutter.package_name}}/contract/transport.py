@@ -17,7 +17,7 @@ class Transport(ABC, Generic[S]):
     A lost transport is thrown away and a new one is made. A transport neither reconnects, nor
     serialises, nor filters, nor batches, nor counts, nor watches the clock. Each method is raced
     against `inbox.lost`, ends within a bound, and is not cancelled because a caller was. Its
-    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time.
+    `publish`, `subscribe`, `unsubscribe` and `ping` may run at the same time, but never two `publish` for one topic.
     """
 
     max_frame_bytes: int | None = None
@@ -45,6 +45,10 @@ class Transport(ABC, Generic[S]):
         """
 
     @abstractmethod
+    async def close(self) -> None:
+        """Release all that `connect()` took, even half-made or broken, within a second."""
+
+    @abstractmethod
     def publish(self, topic: str, payload: bytes) -> Awaitable[None]:
         """Send `payload` to all who are subscribed to `topic`; return once the broker accepted it.
 
@@ -69,10 +73,6 @@ class Transport(ABC, Generic[S]):
 
         It is also called after a `subscribe` that failed or took too long.
         """
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Release all that `connect()` took, even half-made or broken, within a second."""
 
     async def ping(self) -> None:
         """Make a round trip to the broker on every connection that the transport holds.
