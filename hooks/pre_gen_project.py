@@ -221,9 +221,7 @@ def main() -> int:
         for field, answer, rule in chain(faults_of_answers(), faults_of_own_variables())
     ]
     if faults:
-        again = (
-            "Nothing was made. Run it again; with `cookiecutter TEMPLATE package_name=my_broker`, that is the default."
-        )
+        again = "Nothing was made. A default can be given: cookiecutter TEMPLATE author_name=Ann"
         print("These answers cannot be used:", *faults, again, sep="\n", file=sys.stderr)
     return 1 if faults else 0
 
