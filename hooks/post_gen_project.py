@@ -16,15 +16,20 @@ BLANK = """
     cd {package}
     tox run
 
-tox says which blank comes next, and checks each one that you fill in. You write these:
+tox says which blank comes next, and checks each one that you fill in.
+You write these files:
 
-    src/{package}/transport.py - five methods that talk to your broker
-    src/{package}/settings.py - what a user can set
-    tests/broker.py - how to start a broker for the tests
-    tests/settings.py - where that broker is
+    src/{package}/transport.py
+        five methods that talk to your broker
+    src/{package}/settings.py
+        what a user can set
+    tests/broker.py
+        how to start a broker for the tests
+    tests/settings.py
+        where that broker is
 
-The client library goes into `dependencies` in pyproject.toml. Never edit what is in
-contract/ or hosts/, which is the template's. CONTRIBUTING.md says which files are yours.
+The client library goes into `dependencies` in pyproject.toml. Do not edit
+contract/ and hosts/: they are the template's. CONTRIBUTING.md says more.
 
 If there is no tox yet: python -m pip install tox"""
 
@@ -34,10 +39,11 @@ READY = """
     cd {package}
     tox run
 
-and against a broker of your own:
+tox tests it on a server that it starts. To try a broker of your own, at a URL
+that README.md describes:
 
     python -m pip install .
-    python -m {package} check
+    python -m {package} check --url URL
 
 CONTRIBUTING.md says which files are yours, and which are the template's.
 

@@ -130,7 +130,7 @@ def faults_of_package_name(name: str) -> Iterator[str]:
     if name in used_by_connectors():
         yield "must not be a module or a package that connectors or their brokers' clients use"
     if name in DEVICES_OF_WINDOWS:
-        yield "must not be the name of a device on Windows, where no file can have it"
+        yield "is a reserved device name on Windows: choose another"
     if name in IMPORTED_BY_ITSELF:
         yield "must not be a module that Python or pytest imports by itself"
     if name in FOLDERS_OF_A_PROJECT:
@@ -221,7 +221,8 @@ def main() -> int:
         for field, answer, rule in chain(faults_of_answers(), faults_of_own_variables())
     ]
     if faults:
-        print("These answers cannot be used:", *faults, "Nothing was made.", sep="\n", file=sys.stderr)
+        again = "Nothing was made. A default can be given: cookiecutter TEMPLATE author_name=Ann"
+        print("These answers cannot be used:", *faults, again, sep="\n", file=sys.stderr)
     return 1 if faults else 0
 
 

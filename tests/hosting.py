@@ -342,8 +342,8 @@ async def costs(host: str, programs: Mapping[str, list[Any]]) -> dict[str, Cost]
 
 
 def unsent(lines: Iterable[str]) -> list[tuple[int, str]]:
-    """Return what lines of a log say of messages that others may miss: how many, and why."""
-    found = [re.search(r"others may miss: (\d+)\. (.*)", line) for line in lines]
+    """Return what lines of a log say of messages that may be lost: how many, and why."""
+    found = [re.search(r"(\d+) (?:more )?messages? of this node may be lost\. (.*)", line) for line in lines]
     return [(int(each[1]), each[2]) for each in found if each]
 
 

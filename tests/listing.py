@@ -14,6 +14,14 @@ Those under *maintained here* are presets of this template. The others live in r
 what their own runs have shown. [CONTRIBUTING](../CONTRIBUTING.md#listed) says how a connector
 gets into the list. This page is made by `tox run -e connectors`.
 
+Each level stands on the one before it:
+
+- *works*: nodes reach each other; all clauses of [the contract](contract.md) on lifecycle, messages, serialisation and
+  errors hold.
+- *recovers*: outages and load lose nothing; the clauses on recovery and throughput hold, too.
+- *production*: proved on a real broker, with tests of its own: a cluster of brokers survives the loss of one, certificates
+  are checked with TLS, and a password or a certificate changes while nodes are connected.
+
 ## Maintained here
 
 """

@@ -77,7 +77,7 @@ BAD_PACKAGE_NAMES = {
         *(module for preset in QUESTIONS["_presets"].values() for module in preset["modules"] if "." not in module),
     ],
     "folders of each project": ["src", "tests"],
-    "device on Windows": ["con", "prn", "aux", "nul", "com0", "com1", "com9", "lpt1", "lpt9"],
+    "device name on Windows": ["con", "prn", "aux", "nul", "com0", "com1", "com9", "lpt1", "lpt9"],
     "imports by itself": ["conftest", "sitecustomize", "usercustomize"],
     "tools leave out": ["build", "dist", "node_modules", "venv"],
 }
@@ -281,7 +281,10 @@ def test_all_faults_are_named_at_once(tmp_path: Path, capfd: pytest.CaptureFixtu
     answers["repository_url"] = "ftp://example.com"
     with pytest.raises(FailedHookException):
         bake(tmp_path / "made", **as_they_are(answers))
-    lines = [line.split() for line in capfd.readouterr().err.splitlines() if line.startswith("  ")]
+    said = capfd.readouterr().err.splitlines()
+    again = "Nothing was made. A default can be given: cookiecutter TEMPLATE author_name=Ann"
+    assert said[said.index("These answers cannot be used:") :].count(again) == 1
+    lines = [line.split() for line in said if line.startswith("  ")]
     assert list(dict.fromkeys(line[0].rstrip(":") for line in lines)) == list(answers)
     for field, answer in answers.items():
         shown = next(line[1] for line in lines if line[0] == f"{field}:")
@@ -446,7 +449,7 @@ def test_it_says_what_to_do_next(tmp_path: Path, capfd: pytest.CaptureFixture[st
     bake(tmp_path, preset="redis", package_name="two")
     said = capfd.readouterr().out
     assert "tox run" in said
-    assert "python -m two check" in said
+    assert "python -m two check --url URL" in said
     assert "CONTRIBUTING.md says which files are yours" in said
 
 

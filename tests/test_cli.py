@@ -1,19 +1,23 @@
 """`python -m` with a package's name: what it prints, what it says when a broker does not work, and how it exits."""
 
+import asyncio
 import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import trustme
 from baking import bake
 from hosting import Package
 
@@ -55,23 +59,90 @@ def failure(ended: "subprocess.CompletedProcess[str]") -> str:
     return line
 
 
+def on_a_terminal(source: Path, name: str, *words: object) -> list[str]:
+    """Return the lines that a command prints on a terminal of 60 columns."""
+    pty = pytest.importorskip("pty")
+    own, its = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(source), "COLUMNS": "60"}
+    command = [sys.executable, "-m", name, *map(str, words)]
+    with subprocess.Popen(command, env=environment, stdout=its, stderr=its) as process:
+        os.close(its)
+        said = b""
+        with suppress(OSError):  # that a terminal is at its end
+            while part := os.read(own, 10_000):
+                said += part
+    os.close(own)
+    assert process.returncode in (0, 1)
+    return said.decode().splitlines()
+
+
 # check
 
 
 def test_check_says_where_it_is_and_how_long_a_message_takes(run: Run, broker: Any) -> None:
     ended = run("check", "--url", f"redis://localhost:{broker.port}")
     assert ended.returncode == 0, ended
-    leads, connected, takes, well = ended.stdout.splitlines()
-    assert leads.startswith("localhost leads to ")
-    assert "127.0.0.1" in leads
+    connecting, resolves, connected, takes, well = ended.stdout.splitlines()
+    assert connecting == f"connecting to redis://localhost:{broker.port}"
+    assert resolves.startswith("localhost resolves to ")
+    assert "127.0.0.1" in resolves
     assert connected == f"connected to redis://localhost:{broker.port}"
+    assert takes.startswith("round trip between two nodes that this command opened: ")
     assert " ms (" in takes
-    assert well == "all is well"
+    assert well == "all is well (not tried: the rights to other topics, such as RECORD or fanout)"
     assert ended.stderr == ""
 
 
 def test_check_takes_the_url_from_the_environment(run: Run, broker: Any) -> None:
-    assert run("check", URL=broker.url).returncode == 0
+    ended = run("check", URL=broker.url)
+    assert ended.returncode == 0
+    assert ended.stdout.splitlines()[0] == f"connecting to {broker.url}"
+
+
+def test_check_says_that_it_tries_the_default_url(tmp_path: Path) -> None:
+    project = bake(tmp_path, preset="nats", package_name="conn_nats")
+    settings = project / "src" / "conn_nats" / "settings.py"
+    settings.write_text(settings.read_text().replace(":4222", ":1", 1))
+    ended = run_in(tmp_path, project / "src", "conn_nats", "check")
+    assert "Nothing listens there" in failure(ended)
+    assert ended.stdout == (
+        "connecting to nats://127.0.0.1:1, the default; for another, give --url or set CONN_NATS_URL\n"
+    )
+
+
+def test_check_says_that_it_speaks_tls(run: Run, broker: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(100_000):
+            sink.write(data)
+        sink.close()
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection("127.0.0.1", broker.port)
+        await asyncio.gather(copy(reader, to_broker), copy(from_broker, writer))
+
+    async def checked() -> None:
+        async with await asyncio.start_server(forward, "127.0.0.1", 0, ssl=context) as server:
+            url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            ended = await asyncio.to_thread(run, "check", "--url", url, TLS_CA_FILE=str(tmp_path / "ca.pem"))
+        assert f"connected to {url} with TLS" in ended.stdout.splitlines()
+
+    asyncio.run(checked())
+
+
+def test_check_names_each_variable_of_the_environment_that_is_no_setting(run: Run, broker: Any) -> None:
+    ended = run("check", URL=broker.url, ULR="redis://s3same@host", COLOUR="red")
+    assert ended.returncode == 0
+    prefix = "DEEPSTREAM_MSG_REDIS_"
+    assert ended.stdout.splitlines()[:2] == [
+        f"{prefix}COLOUR in the environment: there is no setting '{prefix}COLOUR'",
+        f"{prefix}ULR in the environment: there is no setting '{prefix}ULR'. Did you mean '{prefix}URL'?",
+    ]
+    assert "s3same" not in ended.stdout
 
 
 def test_check_of_a_port_where_nobody_listens(run: Run) -> None:
@@ -82,11 +153,11 @@ def test_check_of_a_port_where_nobody_listens(run: Run) -> None:
 
 def test_check_of_a_name_that_is_not_known(run: Run) -> None:
     line = failure(run("check", "--url", "redis://broker.invalid", CONNECT_TIMEOUT="20"))
-    assert line.endswith("No address is known for this host: check its name in the url.")
+    assert line.endswith("This host name has no address: check it in the url.")
 
 
 @pytest.mark.parametrize(
-    ("scheme", "advice"), [("redis", "If it takes TLS alone, set tls."), ("rediss", "speaks TLS.")]
+    ("scheme", "advice"), [("redis", "If it accepts only TLS, set tls."), ("rediss", "speaks TLS.")]
 )
 def test_check_of_a_server_that_says_nothing(run: Run, scheme: str, advice: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -123,10 +194,10 @@ def test_check_without_the_right_to_the_control_topic(run: Run, broker: Any) -> 
 def test_check_names_each_setting_that_is_wrong(run: Run) -> None:
     ended = run("check", "--url", "http://s3same@host", HEARTBEAT="0", PUBLISH_TIMEOUT="soon")
     assert ended.returncode == 1
-    lines = ended.stderr.splitlines()
-    assert [line.partition(" ")[0] for line in lines] == ["url", "publish_timeout", "heartbeat"]
-    assert "must look like redis://" in lines[0]
-    assert "'soon'" in lines[1]
+    url, timeout, heartbeat = ended.stderr.splitlines()
+    assert url.startswith("url = '**********': its scheme is unknown; it must look like redis://")
+    assert timeout == "publish_timeout = 'soon': must be a valid number"
+    assert heartbeat == "heartbeat = '0': must be greater than 0"
     assert "s3same" not in ended.stderr
 
 
@@ -197,13 +268,14 @@ def test_a_host_reads_its_settings_from_its_own_configuration(
         ("config.yml", "plugins:\n  message: {options: {url: s3same]}}", "line 2: "),
         ("config.yml", "plugins: s3same\x00", "line 1: a character that YAML does not allow"),
         ("config.json", '{"plugins": s3same}', "line 1: Expecting value"),
+        ("config.yml", b"plugins: s3same \xff", "is not in UTF-8"),
         ("config.json", '{"plugins": {"message": {"options": {"url": "${NOT_THERE}"}}}}', "no variable NOT_THERE"),
     ],
 )
 def test_a_configuration_that_cannot_be_read_is_named(
-    package: Package, tmp_path: Path, name: str, text: str, rule: str
+    package: Package, tmp_path: Path, name: str, text: str | bytes, rule: str
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ValueError, match=re.escape(rule)) as raised:
         package.module().Settings.from_config(tmp_path / name)
     assert str(raised.value).startswith(str(tmp_path / name))
@@ -224,36 +296,69 @@ def test_each_setting_of_a_configuration_that_is_wrong_is_named(
     (tmp_path / name).write_text(text.replace("{prefix}", f"{package.name.upper()}_"))
     ended = run("check", "--config", name)
     assert ended.returncode == 1
-    assert sorted(line.split()[0].lower().removeprefix(f"{package.name}_") for line in ended.stderr.splitlines()) == [
-        "colour",
-        "heartbeat",
+    is_env = name.endswith(".env")
+    colour = f"{package.name.upper()}_COLOUR" if is_env else "colour"
+    assert sorted(ended.stderr.splitlines()) == [
+        f"{name}: there is no setting {colour!r}",
+        f"heartbeat = {'0' if is_env else 0!r}: must be greater than 0",
     ]
     assert "s3same" not in ended.stderr
 
 
 def test_a_configuration_that_is_not_there_is_named(run: Run) -> None:
-    assert "'nowhere.yml'" in failure(run("check", "--config", "nowhere.yml"))
+    assert failure(run("check", "--config", "nowhere.yml")) == "nowhere.yml: No such file or directory"
+
+
+@pytest.mark.parametrize("form", ["yaml", "env"])
+def test_each_line_of_an_example_fits_on_a_terminal_unless_a_value_is_longer(run: Run, form: str) -> None:
+    lines = run("example-config", "--format", form).stdout.splitlines()
+    assert [line for line in lines if len(line) > 79 and line.lstrip().startswith("# ")] == []
+
+
+def test_an_example_of_which_only_the_beginning_is_read_ends_without_a_complaint(package: Package) -> None:
+    command = [sys.executable, "-m", package.name, "example-config"]
+    environment = {**os.environ, "PYTHONPATH": str(package.source)}
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_lines_are_broken_between_words_on_a_terminal(package: Package, tmp_path: Path) -> None:
+    url = f"redis://{'a' * 70}.invalid:1"
+    lines = on_a_terminal(package.source, package.name, "check", "--url", url)
+    assert all(len(line) <= 60 or len(line.split()) == 1 for line in lines)
+    assert " ".join(lines).count(f"connect to {url}: ") == 1
 
 
 # bench
 
 
 def test_bench_shows_its_progress_and_writes_figures_and_a_picture(run: Run, broker: Any, tmp_path: Path) -> None:
-    ended = run("bench", "--output", "found", URL=broker.url)
+    ended = run("bench", "--output", "found.v2", URL=broker.url)
     assert ended.returncode == 0, ended
-    assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == [
+    size, meaning, *rounds = ended.stderr.splitlines()
+    assert re.fullmatch(r"messages of \d+ bytes \(in JSON\), from one node to another, both in this process", size)
+    assert meaning == "in flight: published, and not yet accepted by the broker"
+    assert [line.partition(":")[0] for line in rounds] == [
         f"round {turn} of 5, {width:>3} in flight" for turn in range(1, 6) for width in (1, 10, 100)
     ]
-    figures = json.loads((tmp_path / "found.json").read_text())
+    figures = json.loads((tmp_path / "found.v2.json").read_text())
     rates = figures["messages_per_second"]
     assert {width: len(found) for width, found in rates.items()} == {"1": 5, "10": 5, "100": 5}
     assert figures["broker"] == broker.url
     shown = [f"{median(found):,.0f}" for found in rates.values()]
-    picture = ElementTree.parse(tmp_path / "found.svg")
+    picture = ElementTree.parse(tmp_path / "found.v2.svg")
     texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
     for rate in shown:
         assert rate in ended.stdout
         assert rate in texts
+
+
+def test_bench_looks_for_the_folder_before_it_measures(run: Run) -> None:
+    line = failure(run("bench", "--output", "nowhere/found", "--url", "redis://127.0.0.1:1"))
+    assert line == "--output nowhere/found: there is no folder nowhere"
 
 
 def test_bench_of_a_broker_that_is_not_there_writes_nothing(run: Run, tmp_path: Path) -> None:

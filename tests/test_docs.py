@@ -142,7 +142,7 @@ def constants(module: str) -> dict[str, Any]:
 @pytest.mark.parametrize("preset", FILLED)
 def test_the_figures_of_a_broker_are_of_the_order_that_its_report_has(preset: str) -> None:
     link = f"[`{preset}`](conformance/{preset}/CONFORMANCE.md)"
-    table = section("brokers.md", "which").partition("Today's figures")[2]
+    table = section("brokers.md", "which").partition("Current figures")[2]
     [told] = [row[2:] for row in rows(table) if row[0] == link]
     report = json.loads((DOCS / "conformance" / preset / "conformance.json").read_text(encoding="utf-8"))
     figures = {figure["name"]: figure["value"] for figure in report["figures"]}

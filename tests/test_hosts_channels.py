@@ -702,7 +702,7 @@ def test_in_an_outage_senders_do_not_wait_and_consumers_of_the_process_go_on(
             assert await numbers(here, own, 101) == ["before", *range(100)]
             assert await asyncio.to_thread(unsent.came.wait, PATIENCE)
 
-    unsent = Notice("that others may miss")
+    unsent = Notice("of this node may be lost")
     logger = logging.getLogger(packages["redis"].name)
     logger.addHandler(unsent)
     try:

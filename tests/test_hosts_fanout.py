@@ -219,6 +219,7 @@ def test_what_cannot_be_had_any_more_is_missed_by_all_subscribers_which_then_go_
 
     play(scene())
     assert any("MessagesLostError" in line for line in caplog.messages)
+    assert sum("after an outage of" in line for line in caplog.messages) == 1
 
 
 def test_what_a_busy_node_dropped_is_missed_once_by_subscribers_that_did_not_look(bench: Bench) -> None:
@@ -503,7 +504,7 @@ def test_a_refusal_after_an_outage_is_logged_and_tried_again(
     monkeypatch.setattr(transport, "subscribe", without_rights)
     monkeypatch.setattr(package.module("hosts.joining"), "RETRY", 0.1)
     play(scene())
-    lines = [line for line in caplog.messages if "does not hear the others" in line]
+    lines = [line for line in caplog.messages if "does not receive messages from the others" in line]
     assert len(lines) == 2
     assert "no rights to this topic" in lines[0]
 

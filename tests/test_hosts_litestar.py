@@ -425,7 +425,7 @@ async def test_a_message_that_cannot_be_sent_is_logged_and_the_next_one_arrives(
         assert await heard(mine, b"good") == [b"no text", b"good"]
         assert await heard(other, b"good") == [b"no text", b"good"]
     told = unsent(caplog.messages)
-    assert "at most 1000" in told[0][1]
+    assert "the limit is 1000" in told[0][1]
     assert sum(count for count, _ in told) == len(hopeless)
 
 

@@ -380,7 +380,7 @@ async def test_a_loss_is_told_and_logged(joined: Joined) -> None:
         joined.package.module("hosts.losses").watch(hearing.connector, "socketio", missed)
         await asyncio.to_thread(joined.broker.stop)
         await here.emit("news", "lost")
-        await log.until("that others may miss")
+        await log.until("of this node may be lost")
         joined.broker.spawn()
         await other.until("missed")
         await here.emit("news", "not lost")
@@ -400,7 +400,9 @@ async def test_an_event_that_is_too_large_is_refused(joined: Joined) -> None:
 async def test_a_server_that_may_not_listen_says_so_and_serves(joined: Joined) -> None:
     log = joined.log()
     async with joined.server(joined.manager("CONTROL"), logger=log.logger) as here, client(here.port) as mine:
-        await log.until("does not hear the others; it tries again in 5 s: topic = 'CONTROL'")
+        await log.until(
+            "does not receive messages from the others; while it runs, it tries again every 5 s: topic = 'CONTROL'"
+        )
         await here.emit("news", "served", ignore_queue=True)
         await mine.until("served")
 
@@ -430,7 +432,7 @@ async def test_a_server_goes_on_for_its_own_clients_when_its_connector_is_closed
         assert not log.lines
         await here.emit("news", "closed")
         await mine.until("closed")
-        await log.until("that others may miss")
+        await log.until("of this node may be lost")
 
 
 @alone
@@ -520,7 +522,7 @@ async def test_what_waits_for_the_broker_is_bounded_and_the_rest_is_logged(joine
     async with joined.server(joined.manager(max_outbox_bytes=1000)) as here:
         for _ in range(20):
             await here.emit("news", "x" * 100)
-        await log.until("would be more than max_outbox_bytes = 1000")
+        await log.until("would exceed max_outbox_bytes = 1000")
     told = unsent(log.lines)
     assert sum(count for count, _ in told) == 20
     assert len(told) < 5
@@ -537,7 +539,7 @@ async def test_what_waits_for_the_broker_of_a_thread_is_bounded_and_the_rest_is_
         manager = joined.adapter.BlockingConnectorManager(connector, write_only=True)
         for _ in range(20):
             await asyncio.to_thread(manager.emit, "news", "x" * 100)
-        await log.until("would be more than max_outbox_bytes = 1000")
+        await log.until("would exceed max_outbox_bytes = 1000")
 
 
 @alone
@@ -570,7 +572,7 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
         server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger)
         with threaded(socketio.WSGIApp(server)) as port:
             async with client(port, transports=["polling"]) as mine:
-                await log.until("does not hear the others")
+                await log.until("does not receive messages from the others")
                 await asyncio.to_thread(server.emit, "news", "served", ignore_queue=True)
                 await mine.until("served")
         await asyncio.to_thread(connector.close)

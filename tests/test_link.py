@@ -216,7 +216,7 @@ def test_a_reason_is_told_once_a_minute_and_a_new_one_at_once() -> None:
         await asyncio.sleep(50)
         (first,) = of("ReconnectError", told)
         assert str(first).startswith("Cannot connect to a://a: ConnectionRefusedError: nobody is at a. ")
-        assert str(first).endswith("Until it succeeds, it is tried again, and publishing waits.")
+        assert str(first).endswith("The connector keeps trying; publishing waits.")
         assert not first.refused
         assert isinstance(first.__cause__, ConnectionRefusedError)
         broker.hosts["a"] = "refuses"
@@ -447,7 +447,7 @@ def test_waiting_for_a_connection_ends_with_the_time_and_the_reason() -> None:
         await asyncio.sleep(0)
         began = now()
         error = await refusal(connector.connect())
-        assert str(error).startswith("There is no connection to a://a within connect_timeout = 3 s: ")
+        assert str(error).startswith("Could not connect to a://a within connect_timeout = 3 s: ")
         assert "nobody is at a" in str(error)
         assert now() - began == pytest.approx(3, abs=0.01)
 
@@ -707,8 +707,8 @@ def test_what_ends_a_client_is_the_cause_of_the_error() -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        (lambda: "text", "Cannot connect to the broker: the settings function returned str, not Settings. Mend"),
-        (lambda: settings("a", cluster_key=[1]), "raised ValidationError for cluster_key.0. Mend"),
+        (lambda: "text", "Cannot connect to the broker: the settings function returned str, not Settings. Fix"),
+        (lambda: settings("a", cluster_key=[1]), "raised ValidationError for cluster_key.0. Fix"),
         (lambda: settings("a", password_file="/no/such/file"), "Cannot connect to a://a: FileNotFoundError: "),
     ],
 )

@@ -22,7 +22,7 @@ NODE_INBOX, RECEIPT, RECEIVING, SENDING = (
 )
 JSON = module("serialization").by_name("json")
 
-ADVICE = "Keep other publishers off the topics of the cluster, and its nodes at one version, with the same keys."
+ADVICE = "Let no one else publish on the cluster's topics; run all nodes with one version and the same keys."
 
 
 async def turns(count: int) -> None:
@@ -222,7 +222,7 @@ def test_an_error_counts_what_was_dropped_and_names_the_listener() -> None:
         await turns(2)
         [error] = desk.told
         assert (error.topic, error.count) == ("t", 1)
-        assert str(error).startswith(f"The listener {pulled!r} on topic 't' is too slow: its 1 oldest messages were ")
+        assert str(error).startswith(f"The listener {pulled!r} on topic 't' is too slow and missed 1 message, ")
         assert "raise max_pending_messages (2) or max_pending_bytes (1000000000)" in str(error)
 
     jump(scene)
@@ -258,7 +258,7 @@ def test_a_listener_that_fails_is_named(listener: Any, name: str) -> None:
         [error] = desk.told
         assert str(error) == (
             f"The listener {name} on topic 't' raised ValueError('no'). "
-            "The message is done for this listener; mend the listener."
+            "The listener does not get this message again; fix the listener."
         )
         assert isinstance(error.__cause__, ValueError)
 
@@ -296,7 +296,7 @@ def test_a_listener_that_cancels_its_task_is_told_so_and_gets_the_rest() -> None
         await turns(4)
         assert got == [1, 2]
         [error] = desk.told
-        assert "raised CancelledError('it cancelled its task')." in str(error)
+        assert "raised CancelledError('it cancelled its own task')." in str(error)
         assert isinstance(error.__cause__, asyncio.CancelledError)
 
     jump(scene)
@@ -610,15 +610,15 @@ def test_what_is_larger_than_a_node_takes_is_told_and_lost() -> None:
         bad, loss = inbox.told
         assert (bad.topic, bad.count) == ("t", 1)
         assert str(bad) == (
-            f"A frame of {largest + 1} bytes on topic 't' is larger than this node takes ({largest} bytes, by "
+            f"A frame of {largest + 1} bytes on topic 't' exceeds this node's limit ({largest} bytes, from "
             f"max_message_bytes). {ADVICE}"
         )
         assert (loss.topic, loss.node, loss.count) == ("t", NODE.hex(), 2)
         assert str(loss) == (
-            f"2 messages of sender {NODE.hex()} on topic 't' were lost, and are not available any more. Their sender is "
-            "gone, gave them up after its publish_timeout, or no longer keeps them (its max_history_bytes); or they are "
-            "larger than this node takes (max_message_bytes); or one of the two may not use the control topic. Fetch the "
-            "state of that topic anew if it matters."
+            f"2 messages of sender {NODE.hex()} on topic 't' did not arrive and cannot be recovered. The sender is "
+            "gone, gave up after its publish_timeout, or no longer keeps what it sent (its max_history_bytes); or it sent "
+            "more than this node's max_message_bytes allows; or one of the two may not use the control topic. If it "
+            "matters, fetch the state of that topic again."
         )
         assert inbox.counts == (1, 0, 2, 0)
 
@@ -710,7 +710,7 @@ def test_payloads_that_are_no_frames_are_told_once_a_second_by_topic() -> None:
         await asyncio.sleep(2)
         assert [(error.topic, error.count) for error in inbox.told] == [("t", 1), ("u", 1), ("t", 2)]
         told = [
-            f"A payload of {size} bytes on topic {topic!r} is no frame of a connector: {size} bytes are too few for a "
+            f"A payload of {size} bytes on topic {topic!r} is not a connector's frame: {size} bytes are too few for a "
             f"frame.{more} {ADVICE}"
             for size, topic, more in (
                 (1, "t", ""),
@@ -749,7 +749,7 @@ def test_a_frame_that_turns_out_to_be_forged_is_told() -> None:
         [error] = inbox.told
         assert (type(error), error.topic) == (ERRORS.BadFrameError, "u")
         assert str(error) == (
-            f"A frame on topic 'u' had numbers that its sender says it has not given: it is forged. {ADVICE}"
+            f"A frame on topic 'u' has numbers that its sender never assigned: it is forged. {ADVICE}"
         )
 
     jump(scene)
@@ -782,7 +782,7 @@ def log() -> Iterator[list[logging.LogRecord]]:
 
 
 def failure(event: str, error: str) -> str:
-    return f"A handler of the event {event!r} raised {error}; mend the handler."
+    return f"A handler of the event {event!r} raised {error}; fix the handler."
 
 
 def test_a_handler_may_be_added_by_a_decorator_for_one_event_or_for_all() -> None:
@@ -1127,3 +1127,49 @@ def test_messages_whose_task_was_cancelled_before_it_began_are_given_to_the_list
         assert got == [1, 2]
 
     jump(scene)
+
+
+def test_the_end_of_an_outage_is_logged_once_if_its_beginning_was(
+    log: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        events, ready = EVENTS.Events(), list[str]()
+        events.on("ready", lambda: ready.append("ready"))
+        events.ready("a://a")
+        for error in (ERRORS.ConnectionLostError("Lost."), ERRORS.ReconnectError("Away.")):
+            events.report(error)
+        events.ready("a://a")
+        events.ready("a://a")
+        events.report(ERRORS.ListenerError("It raised."))
+        events.ready("a://a")
+        events.on("error", lambda error: None)
+        events.report(ERRORS.ConnectionLostError("Lost."))
+        events.ready("a://a")
+        assert len(ready) == 5
+
+    monkeypatch.setattr(EVENTS, "monotonic", iter([3.0, 9.94]).__next__)
+    jump(scene)
+    assert [(record.levelname, record.getMessage()) for record in log] == [
+        ("ERROR", "ConnectionLostError: Lost."),
+        ("ERROR", "ReconnectError: Away."),
+        ("WARNING", "Connected to a://a after an outage of 6.9 s."),
+        ("ERROR", "ListenerError: It raised."),
+    ]
+
+
+def test_messages_that_may_be_lost_are_logged_with_counts_that_add_up(log: list[logging.LogRecord]) -> None:
+    async def scene() -> None:
+        events = EVENTS.Events()
+        events.log_unsent(OSError("one"))
+        for error in ("two", "three"):
+            events.log_unsent(OSError(error))
+        await asyncio.sleep(1.1 * FLOODS.PAUSE)
+        events.log_unsent(OSError("four"))
+        await events.close()
+
+    jump(scene)
+    assert [record.getMessage() for record in log] == [
+        "ConnectorError: 1 message of this node may be lost. The last error: one",
+        "ConnectorError: 2 more messages of this node may be lost. The last error: three",
+        "ConnectorError: 1 more message of this node may be lost. The last error: four",
+    ]

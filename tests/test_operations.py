@@ -447,7 +447,7 @@ def test_closing_ends_a_subscription_that_is_about_to_be_tried_again() -> None:
         began = now()
         await connector.close()
         assert now() - began < 0.1
-        with pytest.raises(ERRORS.ClosedError, match="was closed meanwhile"):
+        with pytest.raises(ERRORS.ClosedError, match="was closed during the call"):
             await subscribing
 
     run(hub, scene, reconnect_delay_min=1)
@@ -696,7 +696,7 @@ def test_the_next_message_leaves_as_soon_as_the_one_before_it_is_given_up() -> N
         await hub.opened.get()
         await asyncio.sleep(0.2)
         second = connector.publish("topic", 2)
-        with pytest.raises(ERRORS.PublishUnconfirmedError, match="does not answer, or not fast enough"):
+        with pytest.raises(ERRORS.PublishUnconfirmedError, match="does not answer, or too slowly"):
             await first
         await second
         assert hub.when("publish", "topic")[1] - began == pytest.approx(2, abs=0.01)
@@ -925,7 +925,7 @@ def test_a_large_message_that_cuts_the_connection_each_time_is_given_up() -> Non
 
     async def scene(connector: Any, told: list[Exception]) -> None:
         await connector.connect()
-        with pytest.raises(ERRORS.MessageTooLargeError, match="cuts the connection whenever it comes"):
+        with pytest.raises(ERRORS.MessageTooLargeError, match="drops the connection each time this message arrives"):
             await connector.publish("topic", "x" * 300_000)
         await connector.publish("topic", 1)
         assert hub.count("publish", "topic") == 4

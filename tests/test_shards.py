@@ -336,7 +336,7 @@ def test_a_sender_with_another_number_of_shards_is_told_once(shards: int, come: 
         assert [(error.node, error.mine, error.theirs) for error in told] == differing  # type: ignore[attr-defined]
         for error in of("ShardsDifferError", told):
             assert error.topic == ("topic" if come is from_messages else CONTROL)
-            assert f"shards = 4, and this node {shards}" in str(error)
+            assert f"shards = 4, and this node has {shards}" in str(error)
 
     play(broker, scene, shards)
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jumping import ERRORS, SETTINGS, module
-from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, FilePath, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
 
 ADDRESSES, ESCAPING, IDENTITY, SECRETS = module("addresses"), module("escaping"), module("identity"), module("secrets")
 SERIALIZATION, TOPICS = module("serialization"), module("topics")
@@ -154,8 +154,35 @@ def test_user_and_password_are_percent_decoded() -> None:
 def test_a_url_that_can_be_read_in_two_ways_is_refused_by_the_rule(url: str) -> None:
     with pytest.raises(ValueError, match="must look like") as raised:
         parse(url)
-    assert str(raised.value) == RULE
+    assert str(raised.value).endswith(f"; it {RULE}")
     assert raised.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("s3cr3t", "it does not begin with a scheme and ://"),
+        ("s3cr3t://h", "its scheme is unknown"),
+        ("a://u:s3 cr3t@h", "it has a space or a control character"),
+        ("a://u:s3/cr3t@h", "a / ? or # comes before its @"),
+        ("a://u:s3@cr3t@h", "a character of its login is not percent-encoded"),
+        ("a://h#s3cr3t", "it has a # after its hosts"),
+        ("a://u:s3cr3t%ff@h", "its login is not in UTF-8"),
+        ("a://u@h,v:s3cr3t@i", "it has an @ in its login, or hosts with different logins"),
+        ("a://h/s3,cr3t", "it has a comma after its hosts"),
+        ("a://h,a://h/s3cr3t", "its parts, with commas between them, differ in more than the host"),
+        ("a://h:s3cr3t", "a port is not a number from 1 to 65535"),
+        ("a://h:65536", "a port is not a number from 1 to 65535"),
+        ("a://s3cr3t,", "a host is missing, or has a character that no host has"),
+        ("a://[s3cr3t]", "what stands in [ ] is not an IPv6 address"),
+        ("unix://", "it has no path"),
+    ],
+)
+def test_what_is_wrong_with_a_url_comes_first_and_no_piece_of_it_is_shown(url: str, fault: str) -> None:
+    with pytest.raises(ValueError, match="must look like") as raised:
+        parse(url)
+    assert str(raised.value) == f"{fault}; it {RULE}"
+    assert "cr3t" not in str(raised.value)
 
 
 def test_any_scheme_will_do_where_none_is_asked_for() -> None:
@@ -165,6 +192,12 @@ def test_any_scheme_will_do_where_none_is_asked_for() -> None:
         with pytest.raises(ValueError, match="must look like"):
             ADDRESSES.parse(f"{scheme}://h")
     assert ADDRESSES.rule(()).startswith("must look like scheme://[user[:password]@]host[:port]")
+
+
+def test_schemes_that_are_used_alike_are_told_together() -> None:
+    assert ADDRESSES.rule(("a", "as", "b")).startswith(
+        "must look like a://[user[:password]@]host[:port][,host[:port]...] (or as://, b://), with a number"
+    )
 
 
 @pytest.mark.parametrize(
@@ -446,7 +479,7 @@ def test_tuples_become_lists_and_members_of_an_enum_their_values(codec: Any, val
     [
         (nan, "a number is nan or infinite, which JSON does not have"),
         (-inf, "a number is nan or infinite, which JSON does not have"),
-        ({1: 2}, "a dict has a key that is no str"),
+        ({1: 2}, "a dict has a key that is not a str"),
         (b"x", "a value is of the type bytes, which JSON does not have"),
         ({1, 2}, "a value is of the type set, which JSON does not have"),
         (date(2026, 1, 1), "a value is of the type date, which JSON does not have"),
@@ -480,7 +513,7 @@ def test_a_message_may_be_nested_256_levels_deep(codec: Any, kind: type) -> None
             codec.encode([message], 10_000)
         deeper = (msgspec.json.encode if codec.name == "json" else msgspec.msgpack.encode)([message])
         for parts in ([deeper], [codec.encode(1, 9), deeper], [deeper, codec.encode("x" * 200_000, 1_000_000)]):
-            with pytest.raises(ValueError, match="what a sender makes: it is nested deeper than 256 levels"):
+            with pytest.raises(ValueError, match="no sender produces this body: it is nested deeper than 256 levels"):
                 codec.decode(codec.join(parts))
 
 
@@ -501,18 +534,18 @@ def test_a_message_may_have_as_many_bytes_as_are_allowed(codec: Any) -> None:
     assert codec.encode("x" * 100, size)
     with pytest.raises(ERRORS.MessageTooLargeError) as raised:
         codec.encode("x" * 100, size - 1)
-    assert str(raised.value) == (f"The message has {size} bytes when serialised; at most {size - 1} are possible.")
+    assert str(raised.value) == (f"The serialised message has {size} bytes; the limit is {size - 1}.")
 
 
 @pytest.mark.parametrize(
     ("name", "body", "why"),
     [
         ("json", b"", "Input data was truncated"),
-        ("json", b"{}", "the body is no array"),
+        ("json", b"{}", "the body is not an array"),
         ("json", b"[1", "Input data was truncated"),
         ("json", b"[18446744073709551616]", ""),
         ("msgpack", b"", "Input data was truncated"),
-        ("msgpack", b"\x80", "the body is no array"),
+        ("msgpack", b"\x80", "the body is not an array"),
         ("msgpack", b"\x91\xc4\x01x", "it holds a value or a key that JSON does not have"),
         ("msgpack", b"\x91\x81\x01\x02", "it holds a value or a key that JSON does not have"),
         ("msgpack", msgspec.msgpack.encode([nan]), "it holds a value or a key that JSON does not have"),
@@ -525,9 +558,9 @@ def test_a_message_may_have_as_many_bytes_as_are_allowed(codec: Any) -> None:
     ids=lambda value: repr(value)[:30],
 )
 def test_a_body_that_no_sender_makes_is_refused_with_the_reason(name: str, body: bytes, why: str) -> None:
-    with pytest.raises(ValueError, match="the body is not what a sender makes: ") as raised:
+    with pytest.raises(ValueError, match="no sender produces this body: ") as raised:
         SERIALIZATION.by_name(name).decode(body)
-    assert str(raised.value).removeprefix("the body is not what a sender makes: ").startswith(why)
+    assert str(raised.value).removeprefix("no sender produces this body: ").startswith(why)
 
 
 @BOTH
@@ -613,6 +646,7 @@ class Strict(SETTINGS.ConnectorSettings):  # type: ignore[misc]
     """Its rules say what they were given."""
 
     keys: tuple[SecretStr, ...] = ()
+    file: FilePath | None = None
     number: int = 1
 
     @field_validator("password", mode="before")
@@ -639,10 +673,16 @@ class Strict(SETTINGS.ConnectorSettings):  # type: ignore[misc]
 @pytest.mark.parametrize(
     ("values", "text", "value"),
     [
-        ({"password": "the-secret"}, "Value error, ********** is wrong", "**********"),
-        ({"keys": (SecretStr("the-secret"),)}, "Value error, ********** is wrong", "**********"),
-        ({"number": "x"}, "Input should be a valid integer, unable to parse string as an integer", "x"),
-        ({"heartbeat": 0}, "Input should be greater than 0", 0),
+        ({"password": "the-secret"}, "********** is wrong", "**********"),
+        ({"keys": (SecretStr("the-secret"),)}, "********** is wrong", "**********"),
+        ({"number": "x"}, "must be a valid integer", "x"),
+        ({"heartbeat": 0}, "must be greater than 0", 0),
+        ({"shards": 33}, "must be less than or equal to 32", 33),
+        ({"serialization": "xml"}, "must be 'json' or 'msgpack'", "xml"),
+        ({"file": "nowhere"}, "must be the name of an existing file", "nowhere"),
+        ({"node_name": ""}, "must have at least 1 character", ""),
+        ({"haertbeat": "the-secret"}, "there is no setting 'haertbeat'. Did you mean 'heartbeat'?", "**********"),
+        ({"colour": "the-secret"}, "there is no setting 'colour'", "**********"),
     ],
 )
 def test_a_fault_of_the_settings_says_its_rule_and_hides_a_secret(
@@ -659,7 +699,7 @@ def test_a_fault_of_several_settings_together_says_its_rule() -> None:
     with pytest.raises(ValidationError) as raised:
         Strict(url="a://h", number=2)
     (fault,) = raised.value.errors()
-    assert (fault["msg"], fault["loc"], fault["input"]) == ("Value error, number must be 1", (), "**********")
+    assert (fault["msg"], fault["loc"], fault["input"]) == ("number must be 1", (), "**********")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ class OldWire:
                 await self._redis.publish(channel, text)
                 return
             except (exceptions.ConnectionError, exceptions.TimeoutError) as error:
-                logger.warning("The old Redis takes nothing: %s", error)
+                logger.warning("The old Redis accepts no messages: %s", error)
                 await asyncio.sleep(PAUSE)
             except exceptions.RedisError as error:
                 logger.warning("The old Redis refuses a message: %s", error)
@@ -73,7 +73,7 @@ class OldWire:
                             yield message
                     raise exceptions.TimeoutError("it does not answer")
             except exceptions.RedisError as error:
-                logger.warning("The old Redis is not heard: %s", error)
+                logger.warning("The old Redis does not answer: %s", error)
                 await asyncio.sleep(PAUSE)
 
     def _read(self, payload: bytes) -> Message | None:
@@ -82,7 +82,7 @@ class OldWire:
             message = json.loads(payload)
             return message if message.pop("_s", None) != self._id else None
         except (ValueError, TypeError, AttributeError, RecursionError):
-            logger.warning("A payload of %d bytes is no message of the old connector.", len(payload))
+            logger.warning("A payload of %d bytes is not a message of the old connector.", len(payload))
             return None
 
 
@@ -92,7 +92,7 @@ def to_new(old: Message) -> Message | None:
         return None
     name, *values = old["data"]
     if not isinstance(name, str):
-        raise TypeError(f"the name {name!r} is no text")
+        raise TypeError(f"the name {name!r} is not a string")
     data = to_text(untyped(values[0]) if values else None)
     return {"topic": int(Code.EVENT), "action": EMIT, "name": name, "data": data}
 

@@ -212,7 +212,7 @@ module.exports = class FramedClusterNode {
       if (answer) this.receiver.answered(topic, frame, answer, now())
       if (control) this.onControl(frame, control)
     } catch (error) {
-      this.complain('frame', `a payload of ${payload.length} bytes on topic ${topic} is no frame of a connector: ${error.message}`)
+      this.complain('frame', `a payload of ${payload.length} bytes on topic ${topic} is not a connector's frame: ${error.message}`)
     }
     this.schedule()
   }

@@ -20,7 +20,7 @@ const words = { encoder: new Encoder({ useBigInt64: true }), decoder: new Decode
 const messages = new Decoder({ mapKeyConverter: textKey })
 
 function textKey (key) {
-  if (typeof key !== 'string') throw new Error(`the key ${key} is no text`)
+  if (typeof key !== 'string') throw new Error(`the key ${key} is not a string`)
   return key
 }
 
@@ -82,7 +82,7 @@ function read (topic, payload, controlTopic) {
 function messagesOf ({ kind, serialization, count, body }) {
   const array = kind === KIND.AGAIN ? body.subarray(endOfRuns(body, count)) : body
   const found = decode(serialization, array)
-  if (!Array.isArray(found)) throw new Error('the body is no array')
+  if (!Array.isArray(found)) throw new Error('the body is not an array')
   if (found.length !== count) throw new Error(`it holds ${found.length} messages and claims ${count}`)
   return found
 }
@@ -99,7 +99,7 @@ function decode (serialization, body) {
 function check (value, depth) {
   const isOther = value instanceof Uint8Array || value instanceof Date || value instanceof ExtData
   const isNoNumber = typeof value === 'number' && !Number.isFinite(value)
-  if (isOther || isNoNumber || depth > DEEPEST) throw new Error('the body is not what a sender makes')
+  if (isOther || isNoNumber || depth > DEEPEST) throw new Error('no sender produces this body')
   if (value !== null && typeof value === 'object') Object.values(value).forEach(each => check(each, depth + 1))
 }
 
@@ -148,7 +148,7 @@ function unpackControl ({ body }) {
   const control = {
     counts: counts.map(([topic, ...numbers]) => {
       const [base, number, given, quiet] = numbers.slice(0, 4).map(natural)
-      if (base > number || number > given) throw new Error('it tells an impossible number')
+      if (base > number || number > given) throw new Error('it announces an impossible number')
       return { topic, base, number, given, quiet }
     }),
     topics,

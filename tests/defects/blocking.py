@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from contextlib import suppress
-from functools import partial
+from functools import partial, update_wrapper
 from types import SimpleNamespace
 from typing import Any
 
@@ -186,8 +186,31 @@ def _(m: Machinery) -> None:
     m.outbox.threading = SimpleNamespace(RLock=threading.Lock)
 
 
-@defect("cancelling what was submitted does not cancel the use", "L7/submitted")
+@defect("cancelling what was submitted does not cancel the use", "L7/was_submitted")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_use")
     async def use(original: Any, self: Any, use: Any) -> Any:
         return await asyncio.shield(original(self, use))
+
+
+@defect("what the event loop takes uses the room of what was handed over", "T3/was_promised")
+def _(m: Machinery) -> None:
+    @instead(m.outbox.Outbox, "add")
+    def add(original: Any, self: Any, topic: str, data: bytes, settle: Any) -> None:
+        self._handed_bytes, handed = self._taken_bytes, self._handed_bytes
+        try:
+            original(self, topic, data, settle)
+        finally:
+            self._handed_bytes = handed
+
+
+@defect("a submitted use that exits ends the event loop", "L7/was_submitted")
+def _(m: Machinery) -> None:
+    @instead(m.blocking.ConnectorThread, "_use")
+    async def use(original: Any, self: Any, use: Any) -> Any:
+        return await use(self.connector)
+
+
+@defect("a listener's attributes replace those of its wrapper", "M10/object_with")
+def _(m: Machinery) -> None:
+    m.blocking.update_wrapper = lambda wrapper, listener, updated: update_wrapper(wrapper, listener)

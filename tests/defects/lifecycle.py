@@ -71,7 +71,7 @@ def _(m: Machinery) -> None:
         await (self._open() if self.is_ready else original(self))
 
 
-@defect("once is for ever", "L2/handlers")
+@defect("once is for ever", "R2/handlers")
 def _(m: Machinery) -> None:
     m.events.Events.once = m.events.Events.on
 

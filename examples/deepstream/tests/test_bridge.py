@@ -145,7 +145,7 @@ async def test_a_silent_connection_to_the_old_redis_is_noticed(
     async with reading(world, monkeypatch):
         await eventually(lambda: "Listening" in caplog.text, lambda: caplog.text)
         world.broker.freeze()
-        await eventually(lambda: "is not heard" in caplog.text, lambda: caplog.text)
+        await eventually(lambda: "does not answer" in caplog.text, lambda: caplog.text)
         world.broker.thaw()
         await eventually(lambda: caplog.text.count("Listening") == 2, lambda: caplog.text)
 

@@ -223,7 +223,7 @@ async def test_what_is_no_frame_is_reported_and_the_next_is_fine(world: World) -
     await settled(node, client)
     async with Redis(port=world.broker.port) as redis:
         await redis.publish("EVENT", b'{"topic": "E", "action": "EVT"}')
-    await server.until_line("is no frame of a connector: ")
+    await server.until_line("is not a connector's frame: ")
     await node.emit("numbers", 1)
     await client.until_heard("numbers", 1)
 
@@ -259,7 +259,7 @@ async def test_a_message_that_is_not_deepstreams_harms_no_other(world: World) ->
         node.connector.publish_nowait("EVENT", message)
     await client.until_heard("numbers", 1)
     await server.until_line("a message is for none of deepstream's topics")
-    assert not [line for line in server.lines if "is no frame" in line]
+    assert not [line for line in server.lines if "is not a connector's frame" in line]
 
 
 async def test_a_server_logs_each_loss(world: World) -> None:
@@ -325,7 +325,7 @@ async def test_a_client_learns_that_an_answer_is_too_large(world: World) -> None
     assert (await client.call("much", 10))["data"] == 10 * "x"
     failed = await client.call("much", 3000)
     assert failed["is"] == "error"
-    assert "at most 2000 are possible" in failed["data"]
+    assert "the limit is 2000" in failed["data"]
 
 
 def event(sender: str, name: str, data: Any) -> dict[str, Any]:

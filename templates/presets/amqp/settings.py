@@ -19,16 +19,16 @@ class Settings(TlsSettings):
         description="amqp://[user[:password]@]host[:port][,host[:port]...][/virtual-host], or amqps:// for TLS; the ports "
         "are 5672 and 5671 if not given.",
     )
-    virtual_host: str | None = Field(default=None, description="The virtual host; it goes before the one in the url.")
+    virtual_host: str | None = Field(default=None, description="The virtual host; overrides the one in the url.")
     sasl_mechanism: Literal["PLAIN", "EXTERNAL"] = Field(
         default="PLAIN",
-        description="How the node says who it is: with user and password, or with its certificate (tls_cert_file).",
+        description="How the node authenticates: with user and password, or with its certificate (tls_cert_file).",
     )
     exchange: str = Field(
         default="deepstream",
         min_length=1,
         max_length=200,
-        description="The topic exchange that all nodes share, made when it is missing; queues are called after it.",
+        description="The topic exchange that all nodes share, created if missing; queues are named after it.",
     )
     max_frame_bytes: int = Field(
         default=16 * 1024 * 1024, gt=1024, description="The broker's max_message_size: nothing larger is sent to it."

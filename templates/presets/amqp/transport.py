@@ -45,7 +45,7 @@ class BrokerTransport(Transport[Settings]):
         except REJECTIONS as refusal:
             raise ConnectError(str(refusal), refused=True) from refusal
         except aiormq.InvalidFrameError as error:  # what aiormq makes of the refusal
-            text = f"no right to virtual host {self._sending.vhost!r}, or no such, or no server of AMQP 0-9-1"
+            text = f"virtual host {self._sending.vhost!r} is missing or forbidden, or this is not an AMQP 0-9-1 server"
             raise ConnectError(text, refused=True) from error
 
     async def _open(self) -> None:
@@ -188,5 +188,5 @@ class Reader(asyncio.StreamReader):
 
     async def readexactly(self, n: int) -> bytes:
         if n > LARGEST:
-            raise ConnectionAbortedError(f"the server says what is no AMQP 0-9-1: a frame of {n} bytes")
+            raise ConnectionAbortedError(f"the server does not speak AMQP 0-9-1: a frame of {n} bytes")
         return await super().readexactly(n)

@@ -37,8 +37,8 @@ class Settings(TlsSettings):
     prefix: str | None = Field(
         default=None,
         max_length=80,
-        description="What comes before a topic in an address: a prefix of names, an exchange, an acceptor's "
-        f"multicastPrefix; if not given, as the server has it: {', '.join(PREFIXES.values())}.",
+        description="The prefix of each topic's address: an exchange, an acceptor's multicastPrefix, or any other; by "
+        f"default that of the server: {', '.join(PREFIXES.values())}.",
     )
     subscription: str | None = Field(
         default=None,
@@ -65,7 +65,7 @@ class Settings(TlsSettings):
         if self.server == "servicebus" and not self.subscription:
             raise ValueError("server = servicebus needs a subscription, this node's own")
         if self.management and self.server != "servicebus":
-            raise ValueError("management is for server = servicebus alone")
+            raise ValueError("management is only for server = servicebus")
         return self
 
     def address_of(self, topic: str, receives: bool) -> str:

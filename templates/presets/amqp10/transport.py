@@ -48,7 +48,7 @@ class BrokerTransport(Transport[Settings]):
         if 0 < link.remote_max_message_size < len(payload) + 64:  # with room for what is around it
             answer.settle(error_of(TOO_LARGE))
         elif len(link.sent) >= UNANSWERED:
-            answer.settle(ConnectionError("the broker takes no more, or answers nothing"))
+            answer.settle(ConnectionError("the broker accepts no more messages, or does not answer"))
         else:
             link.sent[link.send(Message(payload, inferred=True)).tag] = answer
             self._client.flush_soon()

@@ -24,7 +24,7 @@ class Settings(TlsSettings):
     url: SecretStr = Field(
         default=SecretStr(f"zenoh://127.0.0.1:{PORT}"),
         description="zenoh://[user:password@]host[:port][,host[:port]...], or zenohs:// for TLS: one or a few of the "
-        "other nodes, or routers; they tell of the rest. It may name this node too, so that all have the same.",
+        "other nodes, or routers; they announce the rest. It may name this node, too, so that all have the same.",
     )
     listen: str | None = Field(
         default=None,
@@ -33,15 +33,15 @@ class Settings(TlsSettings):
         "others; [::] is any address. Without it, all goes through one node or router of the url.",
     )
     may_be_alone: bool = Field(
-        default=False, description="Whether a peer is ready without any other, and waits for them; one must, to begin."
+        default=False, description="Whether a peer is ready while alone; the first peer must be."
     )
     namespace: str = Field(
         default="deepstream",
         pattern=r"^[\w.-]+(/[\w.-]+)*$",
-        description="What all key expressions begin with; nodes with another one are another cluster.",
+        description="The prefix of all key expressions; nodes with another prefix are another cluster.",
     )
     users_file: FilePath | None = Field(
-        default=None, description="A file with a line user:password for each user whom a node that listens lets in."
+        default=None, description="A file with a line user:password for each user that may connect to this node."
     )
 
     @property

@@ -18,7 +18,7 @@ from .settings import PORT, Settings
 REMOTE = zenoh.Locality.REMOTE
 TO_OTHERS: dict[str, Any] = {"congestion_control": zenoh.CongestionControl.BLOCK, "allowed_destination": REMOTE}
 TO_ALL = {"target": zenoh.QueryTarget.ALL, "consolidation": zenoh.ConsolidationMode.NONE, **TO_OTHERS}
-UNTOLD = "Zenoh does not say whether nobody is there, or the login or a certificate is not accepted."
+UNTOLD = "Zenoh does not distinguish an absent node from a refused login or certificate."
 REMEMBERED = 8  # endpoints of others, in case those of the url are gone
 
 

@@ -248,7 +248,7 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]
         try:
             super()._handle_frame(answer)
         except Exception as error:  # which aiokafka would log as its own
-            raise ConnectionAbortedError(f"the server says what is no Kafka: {error}") from error
+            raise ConnectionAbortedError(f"the server does not speak Kafka: {error}") from error
 
     def authenticator_oauth(self) -> "_TokenLogin":
         return _TokenLogin(super().authenticator_oauth())
@@ -262,7 +262,7 @@ class _Reader:
 
     async def readexactly(self, size: int) -> bytes:
         if not 0 <= size <= LARGEST:
-            raise ConnectionAbortedError(f"the server says what is no Kafka: an answer of {size} bytes")
+            raise ConnectionAbortedError(f"the server does not speak Kafka: an answer of {size} bytes")
         return await self._reader.readexactly(size)
 
 

@@ -19,13 +19,15 @@ class Settings(TlsSettings):
     )
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
         default="PLAIN",
-        description="How user and password are proved; with OAUTHBEARER, the password is the token, and needs no user.",
+        description="How the node authenticates; with OAUTHBEARER, the password is the token, and no user is needed.",
     )
-    client_id: str = Field(default="deepstream", description="What the brokers' logs, metrics and quotas call us.")
+    client_id: str = Field(
+        default="deepstream", description="This client's name in the brokers' logs, metrics and quotas."
+    )
     acks: Literal["all", "leader"] = Field(
         default="all",
-        description="Who has a message when it counts as accepted: all replicas in sync, or the leader alone, with "
-        "which it may be lost.",
+        description="Which replicas must have a message before it is accepted: all that are in sync, or only the "
+        "leader, with which it may be lost.",
     )
     max_batch_bytes: Annotated[int, Field(ge=1024)] = Field(
         default=1_000_000,
@@ -33,14 +35,14 @@ class Settings(TlsSettings):
         "max.message.bytes.",
     )
     topic_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]*$", max_length=100)] = Field(
-        default="", description="What the names of all topics begin with at the brokers, to share them with others."
+        default="", description="The prefix of all topic names at the brokers, to share the brokers with others."
     )
     replication_factor: Annotated[int, Field(ge=-1, le=32767)] = Field(
-        default=-1, description="How many brokers keep a topic that is made here; -1: as the brokers are set up."
+        default=-1, description="How many brokers keep a topic that is created here; -1: as the brokers are set up."
     )
     retention: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
-        description="Seconds for which a topic that is made here keeps messages, for nodes that are away; by default "
+        description="Seconds for which a topic that is created here keeps messages, for nodes that are away; by default "
         "as the brokers are set up.",
     )
 

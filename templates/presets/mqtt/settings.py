@@ -23,8 +23,8 @@ class Settings(TlsSettings):
     client_id: str | None = Field(
         default=None,
         max_length=65_535,
-        description="The client identifier, for a broker with rights by it; no two nodes may have the same. "
-        "Random when not given.",
+        description="The client identifier, for a broker whose rights depend on it; no two nodes may have the same. "
+        "By default random.",
     )
     max_frame_bytes: int | None = Field(
         default=None,

@@ -64,7 +64,7 @@ class BrokerTransport(Transport[Settings]):
         try:
             self._loop.add_reader(sock, self._read, client)
         except NotImplementedError as error:
-            text = f"{type(self._loop).__name__} watches no sockets, which this needs: use asyncio.SelectorEventLoop"
+            text = f"{type(self._loop).__name__} cannot watch sockets, which this needs: use asyncio.SelectorEventLoop"
             raise ConnectError(text) from error
         client.on_socket_register_write = lambda *_: self._loop.add_writer(sock, client.loop_write)
         client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(sock)  # type: ignore[assignment]

@@ -46,7 +46,7 @@ def _key(seed: str, setting: str) -> nkeys.KeyPair:
     try:
         return nkeys.from_seed(seed.encode())
     except nkeys.NkeysError as error:
-        raise ValueError(f"{setting} is not what it should be: it holds no seed of a user's NKey") from error
+        raise ValueError(f"{setting} does not hold the seed of a user's NKey") from error
 
 
 def _signature(key: nkeys.KeyPair, nonce: str) -> str:

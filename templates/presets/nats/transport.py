@@ -135,7 +135,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
                 self._is_asked = False
                 self._socket.write(b"PONG\r\n")
         except (ValueError, RecursionError) as error:  # the latter for an INFO that is all brackets
-            self.inbox.lost(ConnectionAbortedError(f"the server says what is no NATS: {error}"))
+            self.inbox.lost(ConnectionAbortedError(f"the server does not speak NATS: {error}"))
             self._socket.abort()
 
     def _read(self, data: bytes) -> int:
@@ -146,7 +146,7 @@ class BrokerTransport(Transport[Settings], asyncio.Protocol):
                 begin = message.end()
                 end = begin + int(message[2])
                 if end - begin > LARGEST_PAYLOAD or data[end : end + 2] not in (b"\r\n", b"\r", b""):
-                    raise ValueError(f"a message that has not the {end - begin} bytes that it speaks of")
+                    raise ValueError(f"a message without the {end - begin} bytes that it announces")
                 if len(data) < end + 2:
                     self._needed = end + 2 - start
                     break

@@ -98,7 +98,7 @@ class _Checked(asyncio.Protocol):
             self._check(self._begun + data)
             self.client.data_received(data)
         except Exception as error:
-            self._lost(ConnectionAbortedError(f"the server says what is no PostgreSQL: {error}"))
+            self._lost(ConnectionAbortedError(f"the server does not speak PostgreSQL: {error}"))
             self._socket.abort()
 
     def _check(self, data: bytes) -> None:

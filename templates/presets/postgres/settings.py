@@ -46,7 +46,7 @@ class Settings(TlsSettings):
     table: str = Field(
         default="public.deepstream_frames",
         pattern=r"^[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?$",
-        description="The table for frames of more than 5997 bytes, the same for all nodes; made when it is missing.",
+        description="The table for frames of more than 5997 bytes, the same for all nodes; created if missing.",
     )
 
     @field_validator("url")

@@ -36,8 +36,8 @@ class Settings(ConnectorSettings):
     )
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9._~+-]{2,99}$")] = Field(
         default="deepstream.",
-        description="What the names of all topics and subscriptions begin with, to tell them from others of the "
-        "project; all nodes of a cluster have the same.",
+        description="The prefix of the names of all topics and subscriptions, to tell them from others of the project; "
+        "all nodes of a cluster have the same.",
     )
     retention: Annotated[int, Field(ge=600, le=86_400)] = Field(
         default=600, description="Seconds for which the service keeps what a node has missed, from 600 to 86400."

@@ -16,7 +16,6 @@ class Settings(TlsSettings):
 
     schemes: ClassVar = ("redis", "rediss", *SENTINELS, "unix")
     schemes_without_hosts: ClassVar = ("unix",)
-    schemes_with_hosts_only: ClassVar = ("redis", "rediss")
     tls_schemes: ClassVar = ("rediss", "rediss+sentinel")
 
     url: SecretStr = Field(
@@ -39,6 +38,11 @@ class Settings(TlsSettings):
             )
         if scheme in SENTINELS and not self.primary_name:
             raise ValueError(f"url: must end with the name of the primary, as in {scheme}://host:26379/NAME")
+        if scheme in ("redis", "rediss") and path not in ("", "/"):
+            database = repr(path) if path[1:].isdecimal() else "the path"
+            raise ValueError(
+                f"url: must end after its hosts: leave out {database}, since publish/subscribe is the same in all databases"
+            )
         if scheme not in SENTINELS and (vain := [name for name in FOR_SENTINELS if getattr(self, name) is not None]):
             raise ValueError(f"{' and '.join(vain)}: only for the sentinels of redis+sentinel:// or rediss+sentinel://")
         if scheme == "unix" and self.uses_tls:

@@ -195,7 +195,7 @@ async def test_a_sentinel_and_a_server_are_told_apart_and_a_primary_that_no_sent
     server: Broker = serve()
     sentinel: Sentinel = serve(Sentinel, options=[f"sentinel monitor nodes 127.0.0.1 {server.port} 1"])
     for url, text in (
-        (f"redis+sentinel://127.0.0.1:{sentinel.port}/others", "knows no primary of the name 'others'"),
+        (f"redis+sentinel://127.0.0.1:{sentinel.port}/others", "does not know a primary named 'others'"),
         (f"redis+sentinel://127.0.0.1:{server.port}/nodes", "is a server, not a sentinel"),
         (f"redis://127.0.0.1:{sentinel.port}", "is a sentinel, not a server"),
     ):
@@ -289,9 +289,18 @@ async def test_what_a_server_says_in_place_of_an_answer_is_told(
 ) -> None:
     async with scripted(said) as url:
         stranger: Node = await node(connect=False, url=url)
-        with pytest.raises(contract.ConnectError, match=r"max number of clients|makes no sense"):
+        with pytest.raises(contract.ConnectError, match=r"max number of clients|answer makes no sense"):
             await stranger.connect()
     assert caplog.messages == []
+
+
+@pytest.mark.clause("E3", "L3")
+async def test_a_server_that_wants_a_password_says_so_in_few_words(serve: Serve, node: MakeNode) -> None:
+    server: Broker = serve(login=("node", "s3cr3t"))
+    stranger: Node = await node(connect=False, url=server.url)
+    with pytest.raises(contract.ConnectError, match=r": the server wants a password \(NOAUTH\)\. ") as raised:
+        await stranger.connect()
+    assert raised.value.refused
 
 
 @pytest.mark.clause("R1")
@@ -311,8 +320,9 @@ async def test_what_a_server_says_without_being_asked_is_a_loss(
 @pytest.mark.parametrize(
     ("url", "rule"),
     [
-        ("redis://127.0.0.1/1", "must end after its hosts"),
-        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "must end after its hosts"),
+        ("redis://127.0.0.1/1", "must end after its hosts: leave out '/1', since publish/subscribe is the same in all"),
+        ("redis://127.0.0.1/s3cr3t", "must end after its hosts: leave out the path"),
+        ("rediss://127.0.0.1?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
         ("redis+sentinel://127.0.0.1/nodes?ssl_ca_certs=ca.pem", "takes no options; TLS is set by tls_ca_file"),
         ("unix:///run/redis?password=s3cr3t", "takes no options"),
         ("redis+sentinel://127.0.0.1", "name of the primary"),

@@ -86,7 +86,7 @@ class BrokerTransport(Transport[Settings]):
         finally:
             sentinel.close()
         if answer.said is None:
-            raise ConnectError(f"the sentinel {where} knows no primary of the name {name!r}")
+            raise ConnectError(f"the sentinel {where} does not know a primary named {name!r}")
         host, port = answer.said
         return host.decode(), int(port)
 
@@ -111,7 +111,9 @@ def _place(settings: Settings, default_port: int) -> tuple[str, int]:
 
 def _no_entry(text: str) -> ConnectError:
     """Return the error for a login to which the server has said `text`."""
-    return ConnectError(text, refused=text.startswith(("WRONGPASS", "NOAUTH", "NOPERM")))
+    if text.startswith("NOAUTH"):
+        return ConnectError("the server wants a password (NOAUTH)", refused=True)
+    return ConnectError(text, refused=text.startswith(("WRONGPASS", "NOPERM")))
 
 
 class Answer(Receipt):
@@ -172,12 +174,12 @@ class Dialogue(asyncio.Protocol):
                     if not self._asked or self._asked[0][2] != said[:2]:
                         continue
                 elif not self._asked:
-                    raise hiredis.ProtocolError(f"it was not asked, and said: {said}")
+                    raise hiredis.ProtocolError(f"unexpected answer {said}")
                 answer, refused, _ = self._asked.popleft()
                 answer.said = said
                 answer.settle(refused(str(said)) if isinstance(said, hiredis.ReplyError) else None)
         except Exception as error:
-            self._lost(ConnectionAbortedError(f"the server makes no sense: {error}"))
+            self._lost(ConnectionAbortedError(f"the server's answer makes no sense: {error}"))
             self._socket.abort()
 
     def _check(self, data: bytes) -> None:

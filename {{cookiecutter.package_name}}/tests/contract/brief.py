@@ -82,7 +82,7 @@ class Brief:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if terminalreporter.stats.get("failed"):
-            terminalreporter.write_line("Each failure is told in brief; with --tb=long all of it is shown.")
+            terminalreporter.write_line("Failures are shown in brief; --tb=long shows all.")
 
     def in_brief(self, error: BaseException) -> str:
         """Return where an error came up, as far as that is in the project, and what it and its causes say."""

@@ -22,7 +22,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("the pack")
-    group.addoption("--clause", metavar="IDS", default="", help="run the tests of these clauses alone: --clause M3,R4")
+    group.addoption("--clause", metavar="IDS", default="", help="run only the tests of these clauses: --clause M3,R4")
     group.addoption(
         "--report",
         action="store_true",

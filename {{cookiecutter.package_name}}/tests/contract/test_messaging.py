@@ -128,7 +128,7 @@ async def test_what_is_on_its_way_when_a_second_listener_comes_passes_it_by(
     node: MakeNode, proxy: Proxy, through: dict[str, Any], topic: str
 ) -> None:
     if BrokerTransport.ping is contract.Transport.ping:
-        pytest.skip("not applicable: without `ping` in the transport there is no telling what is on its way")
+        pytest.skip("not applicable: without `ping` in the transport nobody can know what is in flight")
     subscriber: SpiedNode = await node(SpiedNode, **through, heartbeat=10 * PATIENCE)
     publisher: Node = await node()
     first, late, entered = Log(), Log(), Log()

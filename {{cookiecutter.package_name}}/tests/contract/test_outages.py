@@ -127,7 +127,7 @@ async def test_a_large_message_that_makes_the_broker_cut_is_given_up_soon(node: 
 
     publisher.trouble["publish"] = cut_at_large
     async with patience("the end of the large message"):
-        with pytest.raises(contract.MessageTooLargeError, match="cuts the connection"):
+        with pytest.raises(contract.MessageTooLargeError, match="drops the connection"):
             await publisher.publish(topic, "x" * (sending.JOINED_BYTES + 1000))
         assert publisher.called("publish", topic) <= 5
         await publisher.publish(topic, "small")

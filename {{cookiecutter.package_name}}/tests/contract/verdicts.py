@@ -111,7 +111,7 @@ def verdict_of(clause: str, results: Results) -> Verdict:
     """Return what the tests say about a clause."""
     proofs = [proof for proof in results.proofs.values() if clause in proof.clauses]
     needless = [
-        f"{key} is declared not applicable, but it worked: remove it from Broker.not_applicable, unless that was chance"
+        f"{key} is declared not applicable, but it worked: remove it from Broker.not_applicable, unless it passed by chance"
         for key in results.needless()
         if any(proof.declared == key for proof in proofs)
     ]
@@ -196,7 +196,7 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
     if needless := results.needless():
         return (
             f"Next: {needless[0]} is declared not applicable in tests/broker.py, but it worked: remove it from "
-            "Broker.not_applicable, unless that was chance."
+            "Broker.not_applicable, unless it passed by chance."
         )
     words = {clause: verdict_of(clause, results).word for clause in CLAUSES}
     if missing:

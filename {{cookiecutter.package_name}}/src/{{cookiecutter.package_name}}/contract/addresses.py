@@ -8,6 +8,10 @@ from typing import NamedTuple
 from urllib.parse import unquote
 
 
+class Fault(Exception):
+    """A url is wrong; the text says why, and quotes no piece of it."""
+
+
 class Target(NamedTuple):
     """One host of a url."""
 
@@ -70,10 +74,10 @@ class Address:
 def rule(schemes: Sequence[str], without_hosts: Sequence[str] = ()) -> str:
     """Say what a url must look like, without quoting any part of a bad one."""
     login = "[user[:password]@]"
-    shapes = [
-        f"{scheme}://{login}/path" if scheme in without_hosts else f"{scheme}://{login}host[:port][,host[:port]...]"
-        for scheme in schemes or ("scheme",)
-    ]
+    first, *others = [scheme for scheme in schemes if scheme not in without_hosts] or ["scheme"]
+    alike = f" (or {', '.join(f'{scheme}://' for scheme in others)})" if others else ""
+    shapes = [f"{first}://{login}host[:port][,host[:port]...]{alike}"]
+    shapes += [f"{scheme}://{login}/path" for scheme in without_hosts]
     return (
         f"must look like {' or '.join(shapes)}, with a number from 1 to 65535 as port, and with "
         f"@ : / ? # [ ] , % and spaces in user and password percent-encoded"
@@ -86,44 +90,49 @@ def parse(url: str, schemes: Sequence[str] = (), without_hosts: Sequence[str] = 
     Several hosts are `scheme://[user[:password]@]host[:port],host[:port]...[/path][?options]`, or whole urls with commas
     between them that differ in nothing but the host.
 
-    Raises `ValueError` with the text of `rule`, and no piece of the url, for anything that could be read in two ways.
+    Raises `ValueError` with what is wrong and the text of `rule`, and no piece of the url, for anything that could be
+    read in two ways.
     """
     try:
         whole = [url] if url.partition("://")[0] in without_hosts else re.split(r",(?=[^,/?#@]*://)", url)
         first, *others = (_parse_one(each, without_hosts) for each in whole)
         if schemes and first.scheme not in schemes:
-            raise ValueError
+            raise Fault("its scheme is unknown")
         for other in others:
             if other.at(first.hosts[0]) != first.at(first.hosts[0]):
-                raise ValueError
+                raise Fault("its parts, with commas between them, differ in more than the host")
         return replace(first, hosts=tuple(target for each in (first, *others) for target in each.hosts))
-    except ValueError:
-        pass
-    raise ValueError(rule(schemes, without_hosts))
+    except Fault as error:
+        fault = str(error)
+    raise ValueError(f"{fault}; it {rule(schemes, without_hosts)}")
 
 
 def _parse_one(url: str, without_hosts: Sequence[str]) -> Address:
     scheme, separator, rest = url.partition("://")
-    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme) or re.search(r"[\s\x00-\x1f\x7f]", url):
-        raise ValueError
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        raise Fault("it does not begin with a scheme and ://")
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        raise Fault("it has a space or a control character")
     authority, rest = re.fullmatch(r"([^/?#]*)(.*)", rest).groups()  # type: ignore[union-attr]
-    if "@" in rest or "#" in rest:
-        raise ValueError
+    if "@" in rest:
+        raise Fault("a / ? or # comes before its @")
+    if "#" in rest:
+        raise Fault("it has a # after its hosts")
     places = authority.split(",")
     if authority.count("@") > 1 and scheme not in without_hosts:
         logins = [place.rpartition("@")[0] for place in places]
         if len(set(logins)) > 1:
-            raise ValueError
+            raise Fault("it has an @ in its login, or hosts with different logins")
         login, at, place = logins[0], "@", ",".join(each.rpartition("@")[2] for each in places)
     else:
         login, at, place = authority.rpartition("@")
     user, password = _login(login) if at else (None, None)
     if scheme in without_hosts:
         if not place + rest:
-            raise ValueError
+            raise Fault("it has no path")
         return Address(scheme, user, password, (), place + rest)
     if "," in rest.partition("?")[0]:
-        raise ValueError
+        raise Fault("it has a comma after its hosts")
     return Address(scheme, user, password, tuple(_target(each) for each in place.split(",")), rest)
 
 
@@ -131,18 +140,24 @@ def _login(text: str) -> tuple[str, str | None]:
     user, has_password, password = text.partition(":")
     for part in (user, password):
         if not re.fullmatch(r"(?:[^@:/?#\[\],%]|%[0-9A-Fa-f]{2})*", part):
-            raise ValueError
-        unquote(part, errors="strict")
+            raise Fault("a character of its login is not percent-encoded")
+        try:
+            unquote(part, errors="strict")
+        except UnicodeDecodeError:
+            raise Fault("its login is not in UTF-8") from None
     return user, password if has_password else None
 
 
 def _target(text: str) -> Target:
-    found = re.fullmatch(r"(?:\[([^\[\]]+)\]|((?:[^@:/?#\[\],%\\]|%[0-9A-Fa-f]{2})+))(?::([1-9][0-9]{0,4}))?", text)
+    found = re.fullmatch(r"(?:\[([^\[\]]+)\]|((?:[^@:/?#\[\],%\\]|%[0-9A-Fa-f]{2})+))(?::(.*))?", text)
     if not found:
-        raise ValueError
+        raise Fault("a host is missing, or has a character that no host has")
     six, name, port = found.groups()
+    if port is not None and (not re.fullmatch(r"[1-9][0-9]{0,4}", port) or int(port) > 65535):
+        raise Fault("a port is not a number from 1 to 65535")
     if six:
-        IPv6Address(six)
-    if port and int(port) > 65535:
-        raise ValueError
+        try:
+            IPv6Address(six)
+        except ValueError:
+            raise Fault("what stands in [ ] is not an IPv6 address") from None
     return Target(six or name, int(port) if port else None)

@@ -10,24 +10,24 @@ from .settings import ConnectorSettings
 from .tls import TlsSettings
 
 RIGHTS = "The broker refuses: check user, password and rights."
-FUNCTION = "Mend the function that returns the settings."
+FUNCTION = "Fix the function that returns the settings."
 FILE = "Check password_file."
 
 _UNTRUSTED = (
-    "The broker's certificate is not accepted: tls_ca_file must name those that vouch for it, and the url a host that is "
-    "in it."
+    "The broker's certificate is not accepted: tls_ca_file must contain its authority, and the url must name a host that "
+    "it covers."
 )
 _NO_TLS = (
-    "Check that the broker speaks TLS on this port. If it asks for a certificate, tls_cert_file must name one that it "
-    "trusts."
+    "Check that the broker speaks TLS on this port. If it asks for a certificate, set tls_cert_file to one that the "
+    "broker trusts."
 )
-_NO_NAME = "No address is known for this host: check its name in the url."
+_NO_NAME = "This host name has no address: check it in the url."
 _NOBODY = "Nothing listens there: check host and port in the url, and that the broker runs."
 _SILENT = "Check that the broker runs there, and user and password if it asks for them."
-_SILENT_PLAIN = f"{_SILENT} If it takes TLS alone, set tls."
+_SILENT_PLAIN = f"{_SILENT} If it accepts only TLS, set tls."
 _SILENT_TLS = (
-    "Check that the broker runs there and speaks TLS. If it asks for a certificate, tls_cert_file must name one that it "
-    "trusts."
+    "Check that the broker runs there and speaks TLS. If it asks for a certificate, set tls_cert_file to one that the "
+    "broker trusts."
 )
 
 

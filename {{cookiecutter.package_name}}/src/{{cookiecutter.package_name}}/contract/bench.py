@@ -16,8 +16,11 @@ from .settings import ConnectorSettings
 from .topics import private_topic
 
 MESSAGE = {"action": "P", "topic": "RECORD", "data": ["a name", 12, {"key": "value"}]}
+SIZE = len(json.dumps(MESSAGE, separators=(",", ":")))
+"""Bytes of the message, in JSON."""
+
 IN_FLIGHT = 1, 10, 100
-"""How many publishes are in flight."""
+"""How many publishes are in flight: begun, and not yet accepted by the broker."""
 
 ROUNDS = 5
 SECONDS = 1.0
@@ -32,8 +35,13 @@ Rates = dict[int, list[float]]
 
 async def bench(connector: type[MessageConnector[Any]], settings: ConnectorSettings, output: Path) -> None:
     """Print the rates, and write them to `output` with the suffixes `.json` and `.svg`; raise what goes wrong."""
+    if not output.parent.is_dir():
+        raise ValueError(f"--output {output}: there is no folder {output.parent}")
+    figures, drawing = (output.with_name(f"{output.name}.{suffix}") for suffix in ("json", "svg"))
     rates: Rates = {width: [] for width in IN_FLIGHT}
     async with connector(settings) as one, connector(settings.of_another_node()) as other:
+        print(f"messages of {SIZE} bytes (in JSON), from one node to another, both in this process", file=sys.stderr)
+        print("in flight: published, and not yet accepted by the broker", file=sys.stderr)
         for turn in range(ROUNDS):
             for width in IN_FLIGHT:
                 rate = await _measure(one, other, f"{private_topic(other.node_name)}/{turn}/{width}", width)
@@ -45,16 +53,15 @@ async def bench(connector: type[MessageConnector[Any]], settings: ConnectorSetti
         "python": platform.python_version(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": SECONDS,
+        "message_bytes": SIZE,
         "messages_per_second": rates,
     }
-    output.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    output.with_suffix(".svg").write_text(
-        picture(f"{facts['connector']} at {facts['broker']}", rates), encoding="utf-8"
-    )
-    print("in flight  messages/s  (least to most)")
+    figures.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    drawing.write_text(picture(f"{facts['connector']} at {facts['broker']}", rates), encoding="utf-8")
+    print("in flight  messages/s  (minimum to maximum)")
     for width, found in rates.items():
         print(f"{width:>9}  {median(found):>10,.0f}  ({min(found):,.0f} to {max(found):,.0f})")
-    print(f"written: {output.with_suffix('.json')}, {output.with_suffix('.svg')}")
+    print(f"written: {figures}, {drawing}")
 
 
 async def _measure(one: MessageConnector[Any], other: MessageConnector[Any], topic: str, width: int) -> float:
@@ -109,6 +116,6 @@ def picture(title: str, rates: Rates) -> str:
   <rect width="640" height="{height}" fill="#ffffff"/>
   <text x="20" y="28" font-weight="bold">{escape(title)}</text>
 {drawn}
-  <text x="20" y="{height - 12}">messages a second from node to node: median of {ROUNDS} rounds, with least and most</text>
+  <text x="20" y="{height - 12}">messages a second from node to node: median, minimum and maximum of {ROUNDS} rounds</text>
 </svg>
 """

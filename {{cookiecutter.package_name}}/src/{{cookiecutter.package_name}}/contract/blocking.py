@@ -44,8 +44,7 @@ class BlockingMessageConnector(Generic[S]):
     It closes when the interpreter exits, and at the end of the target of a `multiprocessing` process. It also closes in
     the background, with a `ResourceWarning`, when nobody refers to it any more and nothing was ever subscribed. Exit
     handlers that were registered before the first use come too late, and get a `ClosedError`. Before Python 3.13, so do
-    threads that first use it after such a target has ended. Ctrl-C ends the wait at exit; then the number of unsent
-    messages is logged.
+    threads that outlive such a target. Ctrl-C ends the wait at exit; then the number of unsent messages is logged.
 
     A process that ends through `os._exit`, or a signal without a handler, has to call `close` itself. So has an ASGI
     application on uvicorn, at the end of its lifespan: uvicorn ends itself with the signal that stopped it.
@@ -77,7 +76,7 @@ class BlockingMessageConnector(Generic[S]):
             PublishRefusedError: the broker refused the message: nobody gets it.
             PublishUnconfirmedError: the broker did not confirm it within `publish_timeout`, outages included.
             ClosedError: `close()` was called, here or in the parent process before the fork; or the process is ending.
-            RuntimeError: the call comes from the connector's own thread, and would wait for itself.
+            RuntimeError: the call comes from the connector's own thread and would deadlock.
         """
         self._wait_for(lambda connector: connector.publish(topic, message, key))
 
@@ -180,7 +179,7 @@ class BlockingMessageConnector(Generic[S]):
             if self._is_closed:
                 raise _closed()
             if is_exiting():
-                raise ClosedError("The process ends, and does not wait for what would be sent now: use it earlier.")
+                raise ClosedError("The process is ending and sends no new messages: call earlier.")
             made = ConnectorThread(self.connector_class(self._settings), self)
             if self._running:  # a signal handler has used it meanwhile
                 made.end()
@@ -191,8 +190,8 @@ class BlockingMessageConnector(Generic[S]):
     def _wait_for(self, use: "Use[S, Any]") -> None:
         if self._running and self._running.is_here:
             raise RuntimeError(
-                "This call comes from the connector's own thread, and would wait for itself. Call publish_nowait, or "
-                "subscribe a function in place of a coroutine function: it is called on another thread."
+                "This call comes from the connector's own thread and would deadlock. Use publish_nowait, or subscribe a "
+                "plain function, which is called on another thread."
             )
         outcome: SimpleQueue[asyncio.Task[Any]] = SimpleQueue()  # a future's lock could keep a signal handler waiting
 
@@ -283,7 +282,9 @@ class ConnectorThread(Generic[S]):
     def _drop(self) -> None:
         if not self.is_ending and os.getpid() == self._process:
             self.end()
-            warnings.warn(f"{self.connector!r} was dropped, not closed; it closes now", ResourceWarning, stacklevel=2)
+            warnings.warn(
+                f"{self.connector!r} was dropped without being closed; closing it now", ResourceWarning, stacklevel=2
+            )
 
     def _close_at_exit(self) -> None:
         if os.getpid() != self._process:
@@ -292,7 +293,7 @@ class ConnectorThread(Generic[S]):
         try:
             self.close()
         except KeyboardInterrupt:
-            logger.error("The exit did not wait for %d messages to be sent", self.connector.stats()["pending"])
+            logger.error("%d messages were not sent before the process exited", self.connector.stats()["pending"])
             raise
 
     def _run(self) -> None:
@@ -368,7 +369,7 @@ def _called_aside(listener: Listener) -> Listener:
 
 
 def _closed() -> ClosedError:
-    return ClosedError("The BlockingConnector is closed: make a new one.")
+    return ClosedError("The BlockingConnector is closed: create a new one.")
 
 
 def _begin(connector: "weakref.ref[BlockingMessageConnector[Any]]") -> None:

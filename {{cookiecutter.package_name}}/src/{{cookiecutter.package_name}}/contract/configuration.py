@@ -5,6 +5,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,35 @@ FORMATS = "yaml", "json", "env"
 PLACE = "plugins", "message", "options"
 """The place of a connector's settings in its host's configuration."""
 
-WIDTH = 100
+WIDTH = 79
+"""Characters of a comment's line."""
 
 
 def variable(settings: type[BaseSettings], name: str) -> str:
     """Return the environment variable of a setting."""
     return f"{settings.model_config['env_prefix']}{name.upper()}"
+
+
+def unknown(settings: type[BaseSettings], name: str) -> str:
+    """Say that there is no setting, or variable of the environment, of this name, and which one may be meant."""
+    prefix = settings.model_config["env_prefix"]
+    is_variable = name.upper().startswith(prefix)
+    if is_variable:
+        name = name.upper()
+    near = get_close_matches(name.removeprefix(prefix).lower(), settings.model_fields, 1)
+    meant = [variable(settings, each) if is_variable else each for each in near]
+    return f"there is no setting {name!r}{f'. Did you mean {meant[0]!r}?' if meant else ''}"
+
+
+def strangers(settings: type[BaseSettings]) -> list[str]:
+    """Return the variables of the environment that begin as those of settings do, and are none."""
+    prefix = settings.model_config["env_prefix"]
+    names = (name.upper() for name in os.environ)
+    return sorted(
+        name
+        for name in names
+        if name.startswith(prefix) and name.removeprefix(prefix).lower() not in settings.model_fields
+    )
 
 
 def example(settings: type[BaseSettings], form: str) -> str:
@@ -47,7 +71,10 @@ def options(path: Path, settings: type[BaseSettings]) -> dict[str, Any]:
 
     Raises `OSError` if the file cannot be read, and `ValueError` that names it, the place in it and the rule.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is not in UTF-8") from None
     if path.suffix not in (".yaml", ".yml", ".json"):
         found = DotEnvSettingsSource(settings, env_file=path)()
         prefix = settings.model_config["env_prefix"].lower()

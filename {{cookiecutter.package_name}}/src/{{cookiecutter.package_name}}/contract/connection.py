@@ -296,12 +296,12 @@ class Connection(Generic[S]):
         try:
             await self.call(_begin(self.transport.leave), within)
         except Exception as error:
-            logger.warning("Something may be left at the broker: %s.", type(reason(error)).__name__)
+            logger.warning("The broker may still have resources of this node: %s.", type(reason(error)).__name__)
 
     async def close(self) -> None:
         """Close the transport once, whatever happens, within about `CLOSING_TIME`.
 
-        Raises nothing; when cancelled, it still waits for the end.
+        Raises nothing but its own `CancelledError`: when cancelled, it still waits for the end first.
         """
         if self._closing is None:
             self._closing = tasks.start(self._close())

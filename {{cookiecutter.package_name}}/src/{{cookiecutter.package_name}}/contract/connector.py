@@ -240,7 +240,7 @@ class MessageConnector(Generic[S]):
         self._events.remove_listener(event, handler)
 
     def log_unsent(self, error: Exception | None) -> None:
-        """Log how many messages others may miss: at once, then once a second at most, and when the connector closes.
+        """Log how many messages may be lost: at once, then once a second at most, and when the connector closes.
 
         A callback for `publish_nowait`. A host also calls it with what that raised, if its users must not see it.
         """
@@ -460,8 +460,8 @@ class MessageConnector(Generic[S]):
         except TimeoutError:
             why = self._link.last_failure or "the connection was lost, and could not be restored yet"
             raise ConnectError(
-                f"There is no connection to {self._where} within connect_timeout = {timeout:g} s: {why}. "
-                "It goes on trying; check that the broker runs there, and user and password if it asks for them."
+                f"Could not connect to {self._where} within connect_timeout = {timeout:g} s: {why}. The connector keeps "
+                "trying; check that the broker runs there, and user and password if it asks for them."
             ) from None
 
     async def _close(self) -> None:
@@ -522,7 +522,7 @@ class MessageConnector(Generic[S]):
         assert self._node
         self._is_open = self._closing is None
         self._node.resume(connection)
-        self._events.emit("ready")
+        self._events.ready(settings.where)
 
     def _down(self, error: Exception) -> None:
         assert self._node
@@ -531,8 +531,8 @@ class MessageConnector(Generic[S]):
             return  # nothing is restored any more
         settings = self.settings
         lost = ConnectionLostError(
-            f"The connection to {settings.where} was lost: {settings.describe(error)}. It is being restored; "
-            "until then publishing waits. Check the broker and the network if this lasts."
+            f"The connection to {settings.where} was lost: {settings.describe(error)}. Reconnecting; "
+            "publishing waits. If this lasts, check the broker and the network."
         )
         lost.__cause__ = error
         self._report(lost)
@@ -554,7 +554,7 @@ class MessageConnector(Generic[S]):
             callback(error)
         except BaseException as raised:
             complaint = ListenerError(
-                f"The callback {shown(callback)} of a publish raised {shown(raised)}; mend the callback."
+                f"The callback {shown(callback)} of a publish raised {shown(raised)}; fix the callback."
             )
             complaint.__cause__ = raised
             self._report(complaint)
@@ -656,7 +656,7 @@ class MessageConnector(Generic[S]):
         return NotReadyError(f"The connector to {self._where} is not connected: await connect(), or call start().")
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"The connector to {self._where} is closed: make a new one.")
+        return ClosedError(f"The connector to {self._where} is closed: create a new one.")
 
 
 def first_settings(source: Any, kind: type[ConnectorSettings]) -> tuple[Any, ConnectorSettings]:

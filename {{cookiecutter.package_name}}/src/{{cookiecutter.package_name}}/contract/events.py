@@ -5,13 +5,14 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from inspect import isawaitable
+from time import monotonic
 from typing import Any
 
 from pyee.base import EventEmitter
 
 from . import tasks
-from .errors import ConnectorError, ListenerError
-from .floods import Flood
+from .errors import ConnectionLostError, ConnectorError, ListenerError, ReconnectError
+from .floods import Flood, counted
 
 logger = logging.getLogger(__name__.partition(".")[0])
 
@@ -32,7 +33,9 @@ class Events:
         self._emitter = EventEmitter()
         self._running: dict[asyncio.Task[None], None] = {}
         self._is_over = False
+        self._outage = OutageLog()
         self._unsent: Exception | None = None
+        self._has_told_unsent = False
         self._flood = Flood(log_error, self._tell_unsent)
 
     def on(self, event: str, handler: Handler | None = None) -> Any:
@@ -66,7 +69,12 @@ class Events:
     def report(self, error: Exception) -> None:
         """Emit `error` as an `error` event, or log it if nobody listens for those; raise nothing."""
         if not self.emit("error", error):
-            log_error(error)
+            self._outage.add(error)
+
+    def ready(self, where: str) -> None:
+        """Emit `ready`, and log that an outage is over if its beginning was logged; raise nothing."""
+        self._outage.end(where)
+        self.emit("ready")
 
     def log_unsent(self, error: Exception) -> None:
         """Log why a message was not sent, together with others, once a second at most; raise nothing."""
@@ -99,8 +107,9 @@ class Events:
         task.add_done_callback(self._running.pop)
 
     def _tell_unsent(self, count: int) -> Exception:
-        last = self._unsent
-        return ConnectorError(f"Messages of this node that others may miss: {count}. The last one: {shown(last, str)}")
+        lost = counted(count, "more " if self._has_told_unsent else "")
+        self._has_told_unsent = True
+        return ConnectorError(f"{lost} of this node may be lost. The last error: {shown(self._unsent, str)}")
 
     async def _run(self, event: str, result: Awaitable[Any]) -> None:
         _handler.set(asyncio.current_task())
@@ -148,15 +157,34 @@ def log_error(error: Exception) -> None:
     _log(f"{type(error).__name__}: {shown(error, str)}", error.__cause__ if is_hosts_own else None)
 
 
+class OutageLog:
+    """Logs what `error` events say, and how long an outage lasted that is over."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def add(self, error: Exception) -> None:
+        """Log an error; one of those that tell an outage begins it, unless it has begun."""
+        log_error(error)
+        if self._since is None and isinstance(error, ConnectionLostError | ReconnectError):
+            self._since = monotonic()
+
+    def end(self, where: str) -> None:
+        """Log that there is a connection to the broker at `where`, if an outage has begun here."""
+        if self._since is not None:
+            since, self._since = self._since, None
+            _log(f"Connected to {where} after an outage of {monotonic() - since:.1f} s.", None, logging.WARNING)
+
+
 def log_failure(event: str, error: BaseException) -> None:
     """Log what a handler of `event` raised."""
-    _log(f"A handler of the event {event!r} raised {shown(error)}; mend the handler.", error)
+    _log(f"A handler of the event {event!r} raised {shown(error)}; fix the handler.", error)
 
 
-def _log(text: str, cause: BaseException | None) -> None:
+def _log(text: str, cause: BaseException | None, level: int = logging.ERROR) -> None:
     for shown_cause in (cause, None):
         try:
-            logger.error("%s", text, exc_info=shown_cause)
+            logger.log(level, "%s", text, exc_info=shown_cause)
             return
         except BaseException:  # from a filter of the host, or from a cause that cannot be shown
             continue

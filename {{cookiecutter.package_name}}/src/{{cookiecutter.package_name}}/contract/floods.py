@@ -11,6 +11,11 @@ PAUSE = 1.0
 """Seconds between two events of one flood, at least."""
 
 
+def counted(count: int, which: str = "") -> str:
+    """Say how many messages, and which."""
+    return f"{count} {which}message{'' if count == 1 else 's'}"
+
+
 class Flood:
     """Reports the first event of a kind at once, and later ones at most once in `PAUSE` seconds.
 

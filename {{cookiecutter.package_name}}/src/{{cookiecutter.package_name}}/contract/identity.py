@@ -32,8 +32,8 @@ class Identity:
         else:
             place = "another event loop"
         raise RuntimeError(
-            f"This connector belongs to {place}. Make a connector for each process and event loop, or use "
-            "BlockingConnector, which may be called from anywhere; asyncio.run_coroutine_threadsafe works, too."
+            f"This connector belongs to {place}. Create one connector per process and event loop, or use "
+            "BlockingConnector, which may be called from anywhere; asyncio.run_coroutine_threadsafe also works."
         )
 
 

@@ -191,7 +191,7 @@ class Link(Generic[S]):
         return self.settings or ConnectorSettings.model_construct()
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"The connector to {self.where} was closed meanwhile: make a new one.")
+        return ClosedError(f"The connector to {self.where} was closed during the call: create a new one.")
 
     async def _connect_first(self) -> None:
         connection, settings = await self._attempt()
@@ -249,7 +249,7 @@ class Link(Generic[S]):
         self._told[text, failure.refused] = now
         error = ReconnectError(
             f"Cannot connect to {self.where}: {text}. {failure.check}".rstrip()
-            + " Until it succeeds, it is tried again, and publishing waits.",
+            + " The connector keeps trying; publishing waits.",
             refused=failure.refused,
         )
         error.__cause__ = failure.cause

@@ -11,7 +11,7 @@ from typing import Any, Self
 from . import tasks
 from .errors import ListenerError, SlowListenerError
 from .events import shown
-from .floods import Flood, Report
+from .floods import Flood, Report, counted
 from .serialization import Serialization
 from .settings import ConnectorSettings
 
@@ -246,9 +246,9 @@ class Pending:
 
     def _slow_error(self, count: int) -> SlowListenerError:
         return SlowListenerError(
-            f"The listener {_name(self.listener)} on topic {self.topic!r} is too slow: its {count} oldest messages "
-            f"were dropped. Make it faster, or raise max_pending_messages ({self._most}) or max_pending_bytes "
-            f"({self._most_bytes}).",
+            f"The listener {_name(self.listener)} on topic {self.topic!r} is too slow and missed {counted(count)}, "
+            "the oldest that waited for it. Make it faster, or raise max_pending_messages "
+            f"({self._most}) or max_pending_bytes ({self._most_bytes}).",
             topic=self.topic,
             count=count,
         )
@@ -339,7 +339,7 @@ class Subscription(Pending):
                         return
                 else:
                     if cancelling():
-                        self._complain(asyncio.CancelledError("it cancelled its task"))
+                        self._complain(asyncio.CancelledError("it cancelled its own task"))
                         return
                 if time() > turns.end:
                     await turns.wait()
@@ -353,7 +353,7 @@ class Subscription(Pending):
             return
         complaint = ListenerError(
             f"The listener {_name(self.listener)} on topic {self.topic!r} raised {shown(error)}. "
-            "The message is done for this listener; mend the listener."
+            "The listener does not get this message again; fix the listener."
         )
         complaint.__cause__ = error
         self._report(complaint)

@@ -7,7 +7,7 @@ from typing import Any
 
 from . import inbox, serialization, wire
 from .errors import BadFrameError, MessagesLostError, ShardsDifferError
-from .floods import PAUSE, Flood, Report
+from .floods import PAUSE, Flood, Report, counted
 from .listeners import Batch, Pending
 from .receiving import Bogus, Delivery, Effect, Loss, Receiver
 from .repair import Repair
@@ -70,7 +70,7 @@ class NodeInbox:
                 effects = self._take_messages(topic, frame, subscriptions)
         except Exception as error:
             inbox.check(topic, payload)
-            self._bad(f"A payload of {len(payload)} bytes", topic, f"is no frame of a connector: {error}")
+            self._bad(f"A payload of {len(payload)} bytes", topic, f"is not a connector's frame: {error}")
             return
         if effects or self._receiver.has_changed:
             self.handle(effects)
@@ -127,7 +127,7 @@ class NodeInbox:
             self._bad(
                 f"A frame of {len(frame.body)} bytes",
                 topic,
-                f"is larger than this node takes ({self._largest} bytes, by max_message_bytes)",
+                f"exceeds this node's limit ({self._largest} bytes, from max_message_bytes)",
             )
         else:
             codec = serialization.by_code(frame.serialization)
@@ -176,10 +176,10 @@ class NodeInbox:
         topic = self._shards.coarse(loss.topic)
         self._report(
             MessagesLostError(
-                f"{loss.count} messages of sender {loss.sender.hex()} on topic {topic!r} were lost, and are not "
-                "available any more. Their sender is gone, gave them up after its publish_timeout, or no longer keeps them "
-                "(its max_history_bytes); or they are larger than this node takes (max_message_bytes); or one of the two "
-                "may not use the control topic. Fetch the state of that topic anew if it matters.",
+                f"{counted(loss.count)} of sender {loss.sender.hex()} on topic {topic!r} did not arrive and cannot be "
+                "recovered. The sender is gone, gave up after its publish_timeout, or no longer keeps what it sent (its "
+                "max_history_bytes); or it sent more than this node's max_message_bytes allows; or one of the two may not "
+                "use the control topic. If it matters, fetch the state of that topic again.",
                 topic=topic,
                 node=loss.sender.hex(),
                 count=loss.count,
@@ -197,9 +197,9 @@ class NodeInbox:
         topic = self._shards.coarse(topic)
         self._report(
             ShardsDifferError(
-                f"Sender {frame.sender.hex()} has shards = {frame.shards}, and this node {self._shards.number}, as was "
-                f"seen on topic {topic!r}. Messages with a key may not arrive, and nobody asks for them. Set shards to "
-                "the same value at all nodes of the cluster.",
+                f"Sender {frame.sender.hex()} has shards = {frame.shards}, and this node has {self._shards.number} (seen on "
+                f"topic {topic!r}). Messages with a key may not arrive, and nobody asks for them. Set shards to the same "
+                "value at all nodes of the cluster.",
                 topic=topic,
                 node=frame.sender.hex(),
                 mine=self._shards.number,
@@ -208,7 +208,7 @@ class NodeInbox:
         )
 
     def _reject(self, bogus: Bogus) -> None:
-        self._bad("A frame", bogus.topic, "had numbers that its sender says it has not given: it is forged")
+        self._bad("A frame", bogus.topic, "has numbers that its sender never assigned: it is forged")
 
     def _bad(self, what: str, topic: str, fault: str) -> None:
         """Report a payload that no sender of this contract can have sent; a flood of them once a second."""
@@ -222,8 +222,8 @@ class NodeInbox:
     def _bad_frame(self, topic: str, count: int) -> BadFrameError:
         more = "" if count == 1 else f" It is the last of {count} on this topic."
         return BadFrameError(
-            f"{self._faults[topic]}.{more} Keep other publishers off the topics of the cluster, and its nodes at one "
-            "version, with the same keys.",
+            f"{self._faults[topic]}.{more} Let no one else publish on the cluster's topics; run all nodes with one "
+            "version and the same keys.",
             topic=topic,
             count=count,
         )

@@ -92,7 +92,7 @@ class Outbox(Generic[S]):
     def hand(self, topic: str, data: bytes, settle: Settle) -> bool:
         """Take one message on another thread, like `add`; return whether it was taken, as all are until `shut`.
 
-        The event loop may take another one at the same moment, so that there is one more than there is room for.
+        If the event loop takes one at the same moment, there is one more than there is room for.
         """
         size = len(data) + MESSAGE_COST
         handed = (topic, data, settle)
@@ -265,8 +265,8 @@ class Outbox(Generic[S]):
     def _full(self, data: bytes) -> OutboxFullError:
         return OutboxFullError(
             f"{self.pending} messages wait to be sent to {self._link.where}; this one, of {len(data)} "
-            f"bytes, would be more than max_outbox_bytes = {self._settings.max_outbox_bytes} allows ({MESSAGE_COST} bytes "
-            "are added for each message). Publish more slowly, or raise the limit."
+            f"bytes, would exceed max_outbox_bytes = {self._settings.max_outbox_bytes} ({MESSAGE_COST} bytes are added for "
+            "each message). Publish more slowly, or raise the limit."
         )
 
     def _error(self, outcome: Outcome, size: int) -> ConnectorError:
@@ -280,18 +280,18 @@ class Outbox(Generic[S]):
             return MessageTooLargeError(text) if issubclass(kind, MessageTooLargeError) else kind(text, topic=topic)
         if outcome.verdict is Verdict.TOO_LARGE:
             return MessageTooLargeError(
-                f"A message to topic {topic!r} has {size} bytes. {where} takes no more than {self._sender.largest}, "
-                "or cuts the connection whenever it comes. Send less at a time."
+                f"A message to topic {topic!r} has {size} bytes. {where} takes at most {self._sender.largest}, "
+                "or drops the connection each time this message arrives. Send smaller messages."
             )
         if failure := self._link.last_failure:
             why = f"there is no connection to it ({failure})"
         elif outcome.why:
             why = f"the last attempt failed with {self._describe(outcome.why)}"
         else:
-            why = "it does not answer, or not fast enough"
+            why = "it does not answer, or too slowly"
         return PublishUnconfirmedError(
             f"{where} did not confirm a message to topic {topic!r} within publish_timeout = {self._timeout:g} s: {why}. "
-            "Each node that misses it is told by a MessagesLostError.",
+            "Each node that misses it gets a MessagesLostError.",
             topic=topic,
         )
 

@@ -117,7 +117,7 @@ class Repair(Generic[S]):
             return
         if self._losses == LOSSES:
             self._losses = 0  # the next connection asks for it again
-            self._do_without("the connection ended whenever it was asked for")
+            self._do_without("each request for it ended the connection")
             return
         try:
             await connection.call(connection.transport.subscribe(self.topic), self._settings.publish_timeout)
@@ -184,7 +184,7 @@ class Repair(Generic[S]):
                     payload = self._sender.pack_control(self.topic, Control(is_leaving=True))
                     await connection.call(connection.publish(self.topic, payload), heartbeat)
         except Exception as error:
-            logger.debug("The others were not told that this node leaves: %s.", type(error).__name__)
+            logger.debug("The other nodes were not told that this one is leaving: %s.", type(error).__name__)
 
     # What this node says.
 
@@ -370,8 +370,8 @@ class Repair(Generic[S]):
         if not self._has_complained:
             self._has_complained = True
             logger.warning(
-                "The broker does not let this node use the topic %r (control_topic): %s. Messages that are lost on the "
-                "way are not repaired; give the user the right to publish and subscribe there.",
+                "The broker does not let this node use the topic %r (control_topic): %s. Lost messages are not "
+                "repaired; give the user the right to publish and subscribe there.",
                 self.topic,
                 why,
             )

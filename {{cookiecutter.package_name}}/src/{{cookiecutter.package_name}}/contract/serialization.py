@@ -104,7 +104,7 @@ class Json(Serialization):
             if len(body) > _SHALLOW and not _are_shallow(messages, body):
                 _check(messages, 1 + MAX_DEPTH)
         except Exception as error:
-            raise ValueError(f"the body is not what a sender makes: {_text(error)}") from error
+            raise ValueError(f"no sender produces this body: {_text(error)}") from error
         return messages
 
     def copy(self, body: bytes) -> list[Any]:
@@ -144,7 +144,7 @@ class MessagePack(Serialization):
             elif _from_json(as_json) != messages:
                 raise ValueError("it holds a value or a key that JSON does not have")
         except Exception as error:
-            raise ValueError(f"the body is not what a sender makes: {_text(error)}") from error
+            raise ValueError(f"no sender produces this body: {_text(error)}") from error
         return messages
 
     def copy(self, body: bytes) -> list[Any]:
@@ -210,7 +210,7 @@ def _check(value: Any, deepest: int) -> None:
             if issubclass(kind, dict):
                 values = list(filter(None, values))
                 if not all(issubclass(key, str) for key in set(map(type, chain.from_iterable(values)))):
-                    raise TypeError("a dict has a key that is no str")
+                    raise TypeError("a dict has a key that is not a str")
                 inner.extend(chain.from_iterable(map(dict.values, values)))
             elif issubclass(kind, list | tuple):
                 inner.extend(chain.from_iterable(values))
@@ -237,7 +237,7 @@ def _undisturbed(decode: Callable[[bytes], Any], body: bytes) -> Any:
 
 def _array(messages: Any) -> list[Any]:
     if not isinstance(messages, list):
-        raise ValueError("the body is no array")
+        raise ValueError("the body is not an array")
     return messages
 
 
@@ -246,7 +246,7 @@ def _refusal(error: Exception) -> SerializationError:
 
 
 def _too_large(size: int, most: int) -> MessageTooLargeError:
-    return MessageTooLargeError(f"The message has {size} bytes when serialised; at most {most} are possible.")
+    return MessageTooLargeError(f"The serialised message has {size} bytes; the limit is {most}.")
 
 
 def _text(error: Exception) -> str:

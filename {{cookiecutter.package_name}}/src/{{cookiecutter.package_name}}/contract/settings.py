@@ -1,6 +1,7 @@
 """The settings that every connector has; a broker's own are added in the package's `settings.py`."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import parse_qsl
@@ -51,44 +52,47 @@ class ConnectorSettings(BaseSettings):
     """Settings that no two nodes may share."""
 
     url: SecretStr = Field(description="Where the broker is; may hold user and password, and several hosts.")
-    username: str | None = Field(default=None, description="The user; it goes before the user in the url.")
-    password: SecretStr | None = Field(default=None, description="The password; it goes before the one in the url.")
+    username: str | None = Field(default=None, description="The user; overrides the one in the url.")
+    password: SecretStr | None = Field(default=None, description="The password; overrides the one in the url.")
     password_file: Path | None = Field(
-        default=None, description="A file with the password, in place of it, which is read anew at every connection."
+        default=None, description="A file with the password; read again at every connection."
     )
     node_name: str | None = Field(
         default=None,
         min_length=1,
-        description="This node's name, which its private topic carries; random for each connector when not given.",
+        description="This node's name, which its private topic carries; by default random for each connector.",
     )
     serialization: SerializationName | None = Field(
         default=None,
-        description="How messages are sent, json or msgpack; nodes of both kinds understand each other. When not given, "
-        "as the package was made.",
+        description="How messages are sent, json or msgpack; nodes of both kinds understand each other. By default the "
+        "package's own.",
     )
     connect_timeout: Seconds = Field(default=5.0, description="Seconds that one attempt to connect may take.")
     publish_timeout: Seconds = Field(
-        default=10.0, description="Seconds for the broker to accept a message, outages included."
+        default=10.0, description="Seconds for the broker to accept a message or a subscription, outages included."
     )
     heartbeat: Seconds = Field(default=5.0, description="Seconds within which a dead connection is noticed.")
     max_message_bytes: Count = Field(default=1024 * 1024, description="The largest message, in bytes when serialised.")
     max_outbox_bytes: Count = Field(
-        default=128 * 1024 * 1024, description="What may wait to be sent, in bytes; beyond it publishing raises."
+        default=128 * 1024 * 1024, description="The most bytes that may wait to be sent; beyond it publishing raises."
     )
     max_pending_messages: Count = Field(
-        default=100_000, description="What may wait for one listener; beyond it the oldest are dropped and counted."
+        default=100_000,
+        description="The most messages that may wait for one listener; beyond it the oldest are dropped and counted.",
     )
     max_pending_bytes: Count = Field(
         default=128 * 1024 * 1024,
-        description="What may wait for one listener, in bytes; beyond it the oldest are dropped and counted.",
+        description="The most bytes that may wait for one listener; beyond it the oldest are dropped and counted.",
     )
     max_history_bytes: Annotated[int, Field(ge=0)] = Field(
         default=16 * 1024 * 1024,
-        description="What is kept of the messages sent, in bytes, to send them again to nodes that missed them; "
-        "0 turns that off.",
+        description="The bytes of sent messages that are kept, to send them again to nodes that missed them; 0 turns "
+        "that off.",
     )
     forget_after: Seconds = Field(
-        default=600.0, description="Seconds of silence after which a node forgets how far it has come on a topic."
+        default=600.0,
+        description="Seconds of quiet after which a node with more than 1,024 topics forgets one: its messages are no "
+        "longer sent again.",
     )
     control_topic: str = Field(
         default="CONTROL",
@@ -105,7 +109,7 @@ class ConnectorSettings(BaseSettings):
         description="A key that signs all frames, the same for all nodes of a cluster; or several, as a,b or as a JSON "
         "list: the first signs, and all are accepted.",
     )
-    reconnect_delay_min: Seconds = Field(default=0.1, description="Seconds before the first new attempt to connect.")
+    reconnect_delay_min: Seconds = Field(default=0.1, description="Seconds before the first attempt to reconnect.")
     reconnect_delay_max: Seconds = Field(default=5.0, description="The longest time between two attempts, in seconds.")
 
     _target: Target | None = PrivateAttr(default=None)
@@ -149,7 +153,9 @@ class ConnectorSettings(BaseSettings):
     def _is_unambiguous(cls, url: SecretStr) -> SecretStr:
         address = parse(url.get_secret_value(), cls.schemes, cls.schemes_without_hosts)
         if address.scheme in cls.schemes_with_hosts_only and address.rest not in ("", "/"):
-            raise ValueError("must end after its hosts: TLS, login and all else are settings of their own")
+            raise ValueError(
+                "must end after its hosts, without a path or options: TLS, login and the rest have settings of their own"
+            )
         return url
 
     @field_validator("node_name", "control_topic")
@@ -177,7 +183,7 @@ class ConnectorSettings(BaseSettings):
     @classmethod
     def _has_no_empty_key(cls, keys: tuple[SecretStr, ...] | None) -> tuple[SecretStr, ...] | None:
         if keys is not None and not (keys and all(key.get_secret_value() for key in keys)):
-            raise ValueError("must not be empty, nor hold an empty key")
+            raise ValueError("must not be empty or contain an empty key")
         return keys
 
     @field_validator("reconnect_delay_max")
@@ -275,9 +281,16 @@ class ConnectorSettings(BaseSettings):
 
 
 def _without_secret(fault: Any, settings: type[ConnectorSettings]) -> InitErrorDetails:
-    """Rebuild one fault of a `ValidationError` with the value hidden, unless the field can hold no secret."""
-    field = settings.model_fields.get(str(fault["loc"][0])) if fault["loc"] else None
-    value, text = fault["input"], fault["msg"]
+    """Rebuild one fault of a `ValidationError`, in few words and with the value hidden, unless it can be no secret."""
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    field = settings.model_fields.get(name)
+    value, text = fault["input"], fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        text = configuration.unknown(settings, name)
+    elif fault["type"] == "path_not_file":
+        text = "must be the name of an existing file"
+    elif pydantics := re.fullmatch(r"\w+ should (.*?)(, unable to .*)?", text):
+        text = f"must {pydantics[1]}"
     if field is None or secrets.is_secret(field.annotation):
         text = secrets.hide(text, [value] if isinstance(value, str) else secrets.secrets_in(value))
         value = secrets.HIDDEN

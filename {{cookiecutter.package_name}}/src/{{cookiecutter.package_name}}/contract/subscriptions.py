@@ -190,7 +190,7 @@ class Subscriptions(Generic[S]):
             with_key = "" if key is None else f" with key {key!r}"
             raise UnsubscribeError(
                 f"The listener {shown(listener)} is not subscribed to topic {topic!r}{with_key}: "
-                "unsubscribe the same object that was subscribed, once."
+                "unsubscribe once, with the object that was subscribed."
             )
         subscription.keys.remove(key)
         if not subscription.keys:
@@ -332,7 +332,7 @@ class Subscriptions(Generic[S]):
             self._start(self._insist(state))
             raise UnsubscribeError(
                 f"{self._link.where} did not end the subscription to topic {self._shards.coarse(state.topic)!r}: "
-                f"{self._link.describe(error)}. The listener gets nothing more all the same."
+                f"{self._link.describe(error)}. Even so, the listener gets no more messages."
             ) from self._link.cause(error)
         finally:
             self._tidy(state)
@@ -426,7 +426,7 @@ class Subscriptions(Generic[S]):
                 task.result()
 
     def _closed(self) -> ClosedError:
-        return ClosedError(f"The connector to {self._link.where} was closed meanwhile: make a new one.")
+        return ClosedError(f"The connector to {self._link.where} was closed during the call: create a new one.")
 
     def _refusal(self, topic: str, error: Exception) -> SubscribeRefusedError:
         return SubscribeRefusedError(

@@ -22,7 +22,7 @@ def _read(text: type) -> BeforeValidator:
             return text(value)
         if isinstance(value, str | Path):
             if not Path(value).is_file():
-                raise ValueError("must be the name of a file that is there, or the text of one, in PEM")
+                raise ValueError("must be the name of an existing file, or its text in PEM")
             return Path(value)
         return value
 
@@ -37,8 +37,7 @@ class TlsSettings(ConnectorSettings):
 
     tls: bool = Field(
         default=False,
-        description="Whether to speak TLS; it is also spoken if the url's scheme says so, or any other tls_ setting is "
-        "given.",
+        description="Whether to speak TLS; also on if the url's scheme says so, or any other tls_ setting is given.",
     )
     tls_ca_file: Annotated[Path | str | None, _read(str)] = Field(
         default=None,
@@ -122,7 +121,7 @@ def ssl_context(settings: TlsSettings, host_name: str | None = None) -> ssl.SSLC
             try:
                 context.load_cert_chain(files.cert, files.key, password=_no_password)
             except ssl.SSLError as error:
-                text = f"tls_cert_file and tls_key_file hold no certificate with its key in PEM ({error.reason})"
+                text = f"tls_cert_file and tls_key_file do not hold a certificate and its key in PEM ({error.reason})"
                 raise ValueError(text) from error
     return context
 

@@ -249,7 +249,7 @@ def unpack_control(frame: Frame) -> Control:
     for count in control.counts:
         in_order = 0 <= count.base <= count.number <= count.given <= LARGEST_NUMBER
         if not (count.topic and in_order and count.quiet >= 0):
-            raise ValueError("it tells an impossible number")
+            raise ValueError("it announces an impossible number")
     for question in control.questions:
         is_possible = len(question.target) == SENDER_BYTES and question.first >= 0 and (question.age or 0) >= 0
         if not (question.topic and is_possible):

@@ -128,7 +128,9 @@ class ConnectorChannelLayer(BaseChannelLayer):
         """
         self.require_valid_channel_name(channel)
         if not self._can_receive(channel):
-            raise ValueError(f"channel = {channel!r}: belongs to another process, which alone can receive of it")
+            raise ValueError(
+                f"channel = {channel!r}: belongs to another process; only that process can receive from it"
+            )
         await self._listen(_key(channel))
         return unpack(await self._boxes.receive(channel, lambda: self._ask(channel)))
 

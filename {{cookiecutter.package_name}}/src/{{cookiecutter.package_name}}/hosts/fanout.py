@@ -106,7 +106,7 @@ class Fanout:
         if not isinstance(channel, str):
             raise TypeError(f"channel = {channel!r}: must be a str")
         if self._is_over:
-            raise ClosedError("The Fanout is closed: make a new one.")
+            raise ClosedError("The Fanout is closed: create a new one.")
         events = Events(self._most)
         self._channels.setdefault(channel, set()).add(events)
         try:
@@ -176,7 +176,7 @@ class Events:
             await self._news.wait()
         event = self._waiting.popleft()
         if event is Missed:
-            raise Missed("Events were lost: fetch the state anew, and go on.")
+            raise Missed("Events were lost: fetch the state again, and go on.")
         return event
 
     def put(self, event: Any) -> None:

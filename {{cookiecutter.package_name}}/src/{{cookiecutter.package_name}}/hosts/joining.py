@@ -29,7 +29,11 @@ async def start(connector: Connector) -> None:
 
 def log_deaf(error: Exception) -> None:
     """Log that this server does not hear the others."""
-    logger.error("This server does not hear the others; it tries again in %g s: %s", RETRY, error)
+    logger.error(
+        "This server does not receive messages from the others; while it runs, it tries again every %g s: %s",
+        RETRY,
+        error,
+    )
 
 
 class Joined:

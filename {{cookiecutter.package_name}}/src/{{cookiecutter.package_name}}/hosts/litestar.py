@@ -109,7 +109,9 @@ class ConnectorChannelsBackend(ChannelsBackend):
 
     async def get_history(self, channel: str, limit: int | None = None) -> list[bytes]:
         """Raise `NotImplementedError`: a broker for messages has no state to show, and keeps no history of a channel."""
-        raise NotImplementedError("A connector keeps no history of channels: send a client its state when it comes.")
+        raise NotImplementedError(
+            "A connector keeps no history of channels: send each client its state when it connects."
+        )
 
     @property
     def _running(self) -> "_Node":

@@ -87,7 +87,9 @@ class Mailbox:
         self.miss()
         if not self.is_overflowing:
             self.is_overflowing = True
-            logger.info("Channel %r is full: messages are dropped until those %d are received", self.channel, self.most)
+            logger.info(
+                "Channel %r is full: new messages are dropped until these %d are received", self.channel, self.most
+            )
 
     def take(self) -> tuple[float, Any] | None:
         """Return the oldest message that has not expired, if there is any."""
