@@ -28,8 +28,9 @@ You write these files:
     tests/settings.py
         where that broker is
 
-The client library goes into `dependencies` in pyproject.toml. Do not edit
-contract/ and hosts/: they are the template's. CONTRIBUTING.md says more.
+The client library goes into `dependencies` in pyproject.toml.
+Do not edit contract/ and hosts/, which are the template's.
+CONTRIBUTING.md says which files are yours.
 
 If there is no tox yet: python -m pip install tox"""
 

@@ -74,7 +74,7 @@ async def test_each_connection_is_noticed_alone(
     while broken < len(proxy.connections) and broken < count:  # a client with several may have fewer after it
         connection = proxy.connections[broken]
         broken += 1
-        readies, lost = len(one.readies.items), losses(one)
+        readies, lost, open_before = len(one.readies.items), losses(one), list(proxy.connections)
         await fault(proxy, connection)
         async with patience(
             f"messages both ways after {fault.__name__} of connection {broken} of {count} (is `inbox.lost` called "
@@ -85,14 +85,21 @@ async def test_each_connection_is_noticed_alone(
             if losses(one) > lost:  # or else the client has made a new one for its next request, and nothing was missed
                 await one.until_ready(readies + 1)
             connection.heal()
-        await eventually(
-            lambda: len(proxy.connections) <= count,
-            lambda: f"{count} connections, as before; there are {len(proxy.connections)}: is each closed?",
-        )
+        if losses(one) > lost:
+            await must_close(proxy, open_before)
     assert losses(one) == len(one.readies.items) - 1 <= broken
     for mailboxes in heard.values():
         assert [mailbox.items for mailbox in mailboxes.values()] == [list(range(sent))] * 2
     assert (reported(one), reported(other)) == (0, 0)
+
+
+async def must_close(proxy: Proxy, connections: list[Connection]) -> None:
+    """Wait until none of these connections is open."""
+
+    def left() -> int:
+        return sum(each in connections for each in proxy.connections)
+
+    await eventually(lambda: not left(), lambda: f"the end of {left()} connections of before; does `close` end each?")
 
 
 @pytest.mark.clause("R1", "R2", "R8")
