@@ -422,6 +422,34 @@ def test_one(tmp_path):
     assert ended.returncode == 0, ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("says", "version"),
+    [
+        ("etcd Version: 3.4.30\\nGit SHA: 5a1b2c3", "etcd Version: 3.4.30"),
+        ("hazel 1.2-rc+3 sha=00:0 bits=64", "hazel 1.2-rc+3"),
+        ("hazel of the year", "hazel of the year"),
+        ("", "hazel"),
+    ],
+)
+def test_the_version_of_a_server_is_what_its_program_says_up_to_the_number(make: MAKE, says: str, version: str) -> None:
+    tests = f"""
+from .contract.public import Server
+
+def test_one(tmp_path):
+    program = tmp_path / "hazel"
+    program.write_text("#!/bin/sh\\nprintf '{says}'\\n")
+    program.chmod(0o755)
+
+    class Real(Server):
+        url = "memory://127.0.0.1:1"
+        def command(self): return [str(program)]
+
+    assert Real(tmp_path).version() == "{version}"
+"""
+    ended = run_pack(make(tests), "-n", "0")
+    assert ended.returncode == 0, ended.stdout
+
+
 def test_hypothesis_leaves_nothing_in_the_project(make: MAKE) -> None:
     tests = """
 from hypothesis import given as each, strategies as st

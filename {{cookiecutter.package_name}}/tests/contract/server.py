@@ -157,11 +157,11 @@ class Server(ABC):
         raise NotImplementedError
 
     def version(self) -> str:
-        """Return what the server says it is, for the report: what its program says to `--version`, up to the number."""
+        """Return what the server is, for the report: what its program says to `--version` up to the number, or its name."""
         asked = subprocess.run([self.command()[0], "--version"], capture_output=True, text=True, check=False)
         first = asked.stdout.strip().partition("\n")[0]
         found = re.match(r".*?\d+\.\d[\w.+-]*", first)
-        return found[0] if found else first
+        return found[0] if found else first or Path(self.command()[0]).name
 
     def environment(self) -> dict[str, str]:
         """Return what the server's environment has beyond this process's."""
