@@ -324,10 +324,16 @@ async def test_one(wire, topic):
 
 
 def test_a_long_name_does_not_hide_what_was_wrong(make: MAKE) -> None:
-    tests = '@pytest.mark.clause("M6")\ndef test_one(): raise ValueError(f"topic {291 * \'x\'!r} was refused")\n'
+    tests = """
+from .subject import contract
+
+@pytest.mark.clause("M6")
+def test_one():
+    raise contract.UnsubscribeError(f"topic {291 * 'x'!r} was refused")
+"""
     output = run_pack(make(tests), "-n", "0").stdout
-    told = f"ValueError: topic '{20 * 'x'}…' (291 characters) was refused"
-    assert f"\n{told}\n" in output, output
+    told = f"UnsubscribeError: topic '{20 * 'x'}…' (291 characters) was refused"
+    assert f".{told}\n" in output, output
     assert last_line(output) == f"Next: {told}, in tests/test_some.py::test_one."
 
 

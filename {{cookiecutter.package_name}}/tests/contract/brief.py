@@ -33,7 +33,8 @@ def place_of(error: BaseException) -> str:
 
 def said(error: BaseException) -> str:
     """Return in one line what an error says."""
-    return shortened(" ".join("".join(traceback.format_exception_only(error)).split()).removeprefix("Failed: "))
+    text = " ".join("".join(traceback.format_exception_only(error)).split())
+    return shortened(text.removeprefix(f"{type(error).__module__}.").removeprefix("Failed: "))
 
 
 def shortened(text: str) -> str:
