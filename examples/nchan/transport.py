@@ -58,8 +58,9 @@ class BrokerTransport(Transport[Settings]):
 
     async def _stop(self, topic: str) -> None:
         if found := self._reading.pop(topic, None):
-            found[1].cancel()
-            await asyncio.wait(found[1:])
+            socket, reading = found
+            reading.cancel()
+            await asyncio.wait([reading, asyncio.create_task(socket.close())])
 
     async def _request(self, method: str, path: str, body: bytes, refusal: Callable[[str], Exception]) -> None:
         assert self._session
@@ -74,5 +75,3 @@ class BrokerTransport(Transport[Settings]):
                 self.inbox.received(topic, await socket.recv(decode=False))
         except websockets.ConnectionClosed as error:
             self.inbox.lost(error)
-        finally:
-            await socket.close()
