@@ -29,9 +29,8 @@ class BrokerTransport(Transport[Settings]):
         self._options: dict[str, Any] = {**PLAIN, "additional_headers": headers}
         self._address = f"//{target.host}:{target.port or 80}"
         self._reading: dict[str, tuple[websockets.ClientConnection, asyncio.Task[None]]] = {}
-        one = aiohttp.TCPConnector(limit=1)  # more would come and go with the load, and the tests count them
         timeout = aiohttp.ClientTimeout(self.settings.heartbeat)
-        self._session = aiohttp.ClientSession(f"http:{self._address}", connector=one, headers=headers, timeout=timeout)
+        self._session = aiohttp.ClientSession(f"http:{self._address}", headers=headers, timeout=timeout)
         await self.ping()
 
     async def close(self) -> None:
