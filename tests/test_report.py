@@ -252,7 +252,7 @@ def test_a_broker_that_does_not_start_is_told_once_with_its_log_and_every_clause
     (project / "tests" / "broker.py").write_text(NEVER_READY.format(program=program, is_ready=is_ready))
     started = time.monotonic()
     output = run_pack(project, "-n", "0").stdout
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 90
     assert output.count(f"{told}  Its command: ") == 1, output
     assert output.count("  The last lines of its log:\n    Loading the queues\n") == 1, output
     must_wait(output)
@@ -354,7 +354,7 @@ def test_a_wrong_transport_is_told_soon_and_the_cause_comes_first(make: MAKE, wr
     project = make(None, transport=mute)
     started = time.monotonic()
     ended = run_pack(project)
-    assert time.monotonic() - started < 40
+    assert time.monotonic() - started < 90
     assert ended.returncode != 0
     failed = re.findall(r"^_+ (test_\w+)", ended.stdout, re.MULTILINE)
     assert failed[0] == "test_every_other_subscribed_node_gets_each_message_once", ended.stdout
