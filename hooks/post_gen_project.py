@@ -14,7 +14,7 @@ BLANK = """
 {package} is made, with five blanks to fill in. Next:
 
     cd {package}
-    tox run
+    tox run -e py
 
 tox says which blank comes next, and checks each one that you fill in.
 You write these files:

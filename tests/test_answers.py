@@ -437,7 +437,7 @@ def test_it_says_what_to_do_next(tmp_path: Path, capfd: pytest.CaptureFixture[st
     said = capfd.readouterr().out
     for path in (
         "cd one",
-        "tox run",
+        "tox run -e py",
         "src/one/transport.py",
         "src/one/settings.py",
         "tests/broker.py",

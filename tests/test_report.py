@@ -253,8 +253,9 @@ def test_a_broker_that_does_not_start_is_told_once_with_its_log_and_every_clause
     started = time.monotonic()
     output = run_pack(project, "-n", "0").stdout
     assert time.monotonic() - started < 90
-    assert output.count(f"{told}  Its command: ") == 1, output
-    assert output.count("  The last lines of its log:\n    Loading the queues\n") == 1, output
+    failure = output.partition("short test summary")[0]
+    assert failure.count(f"{told}  Its command: ") == 1, output
+    assert failure.count("  The last lines of its log:\n    Loading the queues\n") == 1, output
     must_wait(output)
     assert last_line(output).endswith(told.rstrip()), output
 
@@ -377,7 +378,7 @@ def test_a_hang_that_keeps_the_interpreter_to_itself_ends_and_is_shown(make: MAK
     project = make(HANG)
     started = time.monotonic()
     ended = run_pack(project, "--timeout", "1")
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert ended.returncode != 0
     assert re.search(r'tests/test_some.py", line \d+ in test_hung', ended.stdout), ended.stdout
 

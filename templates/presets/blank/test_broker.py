@@ -16,4 +16,7 @@ lets the user `reader` in, and refuses what that user publishes:
         reader = await node(username="reader", password="s3cr3t", publish_timeout=2 * PATIENCE)
         with pytest.raises(contract.PublishRefusedError):
             await reader.publish(topic, "refused")
+
+If the broker can refuse a subscription, too, prove that in the same way, with `SubscribeRefusedError`. If the connector
+has a method `leave`, prove that the broker has nothing left of a node that was closed.
 """

@@ -113,5 +113,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         seconds = sum(note.seconds for note in failures)
         are_telling = len(failures) >= ENOUGH_FAILURES or any(is_basic(session.items[each.place]) for each in failures)
         if len(failures) >= FAILURES or (are_telling and seconds >= ENOUGH_SECONDS):
-            session.shouldfail = f"{len(failures)} tests took {seconds:.0f} s to fail; --maxfail=0 runs them all anyway"
+            count = "1 test" if len(failures) == 1 else f"{len(failures)} tests"
+            session.shouldfail = f"{count} took {seconds:.0f} s to fail; --maxfail=0 runs them all anyway"
     return result

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..subject import BrokerTransport, Connector, Settings
 from . import blanks
 from .basics import has_trouble, note_trouble
 from .blanks import TEST_URL
-from .brief import mistake_in, place_of, told
+from .brief import mistake_in, place_of, said, told
 from .certificates import Authority
 from .nodes import ENOUGH, HASTE, WAITED, Host, Node, Wire, patience
 from .proxy import Proxy
@@ -201,7 +202,11 @@ async def node(change: Change, proxy: Proxy, serve: Serve, proxy_for: ProxyFor) 
     async with patience():
         await asyncio.gather(*(made.close() for made, _ in nodes))
     for made, noisy in nodes:
-        assert noisy or not made.errors.items, f"unexpected error events: {made.errors.items}"
+        if made.errors.items and not noisy:
+            counts = Counter(map(said, made.errors.items))
+            pytest.fail(
+                "unexpected error events: " + "; ".join(f"{count} times {text}" for text, count in counts.items())
+            )
 
 
 @pytest.fixture

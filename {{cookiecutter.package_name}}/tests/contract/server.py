@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 READY_WITHIN = 45.0
 """Seconds that a server may take to start; less than the `timeout` of a test, so that the reason can be told."""
 
+VERSION_WITHIN = 5.0
+"""Seconds that a program may take to say its version."""
+
 LAST_LINES = 20
 """How much of a server's log is shown."""
 
@@ -158,10 +161,21 @@ class Server(ABC):
 
     def version(self) -> str:
         """Return what the server is, for the report: what its program says to `--version` up to the number, or its name."""
-        asked = subprocess.run([self.command()[0], "--version"], capture_output=True, text=True, check=False)
-        first = asked.stdout.strip().partition("\n")[0]
-        found = re.match(r".*?\d+\.\d[\w.+-]*", first)
-        return found[0] if found else first or Path(self.command()[0]).name
+        program = self.command()[0]
+        with suppress(subprocess.TimeoutExpired):  # to some programs, any option means: start a server
+            asked = subprocess.run(
+                [program, "--version"],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=VERSION_WITHIN,
+            )
+            first = asked.stdout.strip().partition("\n")[0]
+            found = re.match(r".*?\d+\.\d[\w.+-]*", first)
+            if first:
+                return found[0] if found else first
+        return Path(program).name
 
     def environment(self) -> dict[str, str]:
         """Return what the server's environment has beyond this process's."""

@@ -4,6 +4,7 @@ import pytest
 
 from ..subject import Settings
 from .blanks import open_blanks
+from .nodes import Wire, patience
 
 
 def test_every_blank_is_filled_in() -> None:
@@ -16,3 +17,10 @@ def test_every_blank_is_filled_in() -> None:
 @pytest.mark.clause("L2")
 def test_the_broker_can_be_reached(given: Settings) -> None:
     assert given
+
+
+@pytest.mark.basic(2)
+@pytest.mark.clause("R5")
+async def test_the_broker_answers_a_ping(wire: Wire) -> None:
+    async with patience("the end of `ping`"):
+        await wire.transport.ping()

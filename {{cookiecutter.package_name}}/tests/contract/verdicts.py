@@ -192,7 +192,7 @@ def next_step(results: Results, blank: str, how_else: str) -> str:
         so_far = f" So far {failed[0].test} fails, see above." if failed else ""
         return f"Next: {blank}. Then run this again.{so_far}"
     if failed:
-        return f"Next: {failed[0].reason}, in {failed[0].test}."
+        return f"Next: {failed[0].reason.removesuffix('.')}, in {failed[0].test}."
     if needless := results.needless():
         return (
             f"Next: {needless[0]} is declared not applicable in tests/broker.py, but it worked: remove it from "
