@@ -546,7 +546,7 @@ async def test_what_waits_for_the_broker_of_a_thread_is_bounded_and_the_rest_is_
 async def test_a_server_of_threads_is_joined_with_the_others(joined: Joined) -> None:
     with joined.blocking() as connector:
         manager = joined.adapter.BlockingConnectorManager(connector)
-        server = socketio.Server(async_mode="threading", client_manager=manager)
+        server = socketio.Server(async_mode="threading", client_manager=manager, ping_interval=5)
         with threaded(socketio.WSGIApp(server)) as port:
             async with (
                 joined.server() as here,
@@ -569,7 +569,7 @@ async def test_a_server_of_threads_that_may_not_listen_says_so_and_serves(joined
     with joined.blocking() as connector, pytest.MonkeyPatch.context() as patch:
         patch.setattr(joined.package.module("hosts.joining"), "RETRY", 0.1)
         manager = joined.adapter.BlockingConnectorManager(connector, "CONTROL")
-        server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger)
+        server = socketio.Server(async_mode="threading", client_manager=manager, logger=log.logger, ping_interval=5)
         with threaded(socketio.WSGIApp(server)) as port:
             async with client(port, transports=["polling"]) as mine:
                 await log.until("does not receive messages from the others")

@@ -10,7 +10,8 @@ Are users made by commands? Run these in `is_ready`, once the server answers, an
 run, and are shown. The tests also restart the server. Its folder stays then, and with it the users in most brokers.
 
 For several ports, name the settings that lead to them in `addresses`, and take each from `self.ports`.
-`tests.contract.public` has all that may be used of the pack, such as `find_program`, which finds a program on PATH.
+`tests.contract.public` has all that may be used of the pack, such as `find_program`, which finds a program on PATH, and
+`RabbitMQ`, which starts that server with the `plugins` that a subclass names.
 """
 
 from .contract.public import Server

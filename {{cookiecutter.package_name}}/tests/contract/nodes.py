@@ -65,8 +65,10 @@ async def patience(wanted: Wanted = "", came: Sequence[Any] = ()) -> AsyncIterat
         waited.append(text)
     else:
         return
-    shown = f"; {len(came)} came: {', '.join(map(repr, came))}" if came else ""
-    pytest.fail(f"waited {seconds:g} s in vain for {text}{shown[:1000]}")
+    items = ", ".join(map(repr, came))
+    few = items if len(items) <= 1000 else f"{items[:500]} … {items[-500:]}"
+    shown = f"; {len(came)} came: {few}" if came else ""
+    pytest.fail(f"waited {seconds:g} s in vain for {text}{shown}")
 
 
 def _line_of(error: TimeoutError) -> str | None:
