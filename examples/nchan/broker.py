@@ -34,7 +34,7 @@ class Broker(Server):
         (self.folder / "publishers").write_text("node:{PLAIN}s3cr3t\n")
         (self.folder / "all").write_text("node:{PLAIN}s3cr3t\nreader:{PLAIN}s3cr3t\n")
         (self.folder / "nginx.conf").write_text(CONFIGURATION.format(port=self.port))
-        program = find_program("nginx", "apt-get install nginx-light libnginx-mod-nchan")
+        program = find_program("nginx", "apt-get install nginx-light libnginx-mod-nchan", "/usr/sbin")
         return [program, "-p", str(self.folder), "-c", "nginx.conf"]
 
     @property
