@@ -21,9 +21,10 @@ def main(*presets: str) -> int:
             ended = tox(project, Path(home) / "tox", "-e", "py", "--", "--clusters", "-q")
         found = [re.split("  +", line) for line in TABLE.findall(ended.stdout)]
         table += found[1 if table else 0 :]
-        outcome = "FAILED" if ended.returncode else "ok" if found else "no cluster can be started here"
+        has_failed = ended.returncode and "no tests ran" not in ended.stdout
+        outcome = "FAILED" if has_failed else "ok" if found else "no cluster can be started here"
         print(f"{preset}: {outcome}, {monotonic() - started:.0f} s", flush=True)
-        if ended.returncode:
+        if has_failed:
             bad.append(preset)
             print(ended.stdout)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
