@@ -186,20 +186,24 @@ async def test_a_use_that_was_submitted_ends_as_its_future_does(blocking: MakeBl
     await ended.count(1)
 
 
-@pytest.mark.clause("L10", "T3")
-async def test_threads_share_the_room_of_the_outbox(
-    blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
-) -> None:
+@pytest.fixture
+async def narrow(blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any]) -> BlockingConnector:
+    """A connector that cannot connect until `proxy` heals, with room for 100 messages of 98 characters."""
     await proxy.refuse()
     room = 100 * (100 + sending.MESSAGE_COST)
-    connector, outcomes = blocking(**through, **FAST, publish_timeout=60, max_outbox_bytes=room), Mailbox()
+    return blocking(**through, **FAST, publish_timeout=60, max_outbox_bytes=room)
+
+
+@pytest.mark.clause("L10", "T3")
+async def test_threads_share_the_room_of_the_outbox(narrow: BlockingConnector, proxy: Proxy, topic: str) -> None:
+    outcomes = Mailbox()
     gate = threading.Barrier(16)
 
     def fill(_: int) -> int:
         gate.wait()
         for count in range(1000):
             try:
-                connector.publish_nowait(topic, "x" * 98, outcomes)
+                narrow.publish_nowait(topic, "x" * 98, outcomes)
             except contract.OutboxFullError:
                 return count
         return 1000
@@ -210,20 +214,18 @@ async def test_threads_share_the_room_of_the_outbox(
     assert 99 <= taken <= 101  # one that passes to the connector's thread at that moment may count twice, or not at all
     await proxy.heal()
     assert await outcomes.count(taken) == [None] * taken
-    await asyncio.to_thread(connector.publish, topic, "room again")
+    await asyncio.to_thread(narrow.publish, topic, "room again")
 
 
 @pytest.mark.clause("L10", "T3")
 async def test_what_a_thread_was_promised_the_event_loop_does_not_take(
-    blocking: MakeBlocking, proxy: Proxy, through: dict[str, Any], topic: str
+    narrow: BlockingConnector, proxy: Proxy, topic: str
 ) -> None:
-    await proxy.refuse()
-    room = 100 * (100 + sending.MESSAGE_COST)
-    connector, outcomes = blocking(**through, **FAST, publish_timeout=60, max_outbox_bytes=room), Mailbox()
+    outcomes = Mailbox()
 
     def fill() -> None:
         for _ in range(100):
-            connector.publish_nowait(topic, "x" * 98, outcomes)
+            narrow.publish_nowait(topic, "x" * 98, outcomes)
 
     async def publish_more(inner: contract.MessageConnector[Settings]) -> None:
         filling = threading.Thread(target=fill)
@@ -232,7 +234,7 @@ async def test_what_a_thread_was_promised_the_event_loop_does_not_take(
         with pytest.raises(contract.OutboxFullError):
             inner.publish_nowait(topic, "one too many", outcomes)
 
-    await asyncio.wrap_future(connector.submit(publish_more))
+    await asyncio.wrap_future(narrow.submit(publish_more))
     await proxy.heal()
     assert await outcomes.count(100) == [None] * 100
 
