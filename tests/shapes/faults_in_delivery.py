@@ -176,7 +176,7 @@ def _(base: Any) -> Methods:
     return {"connect": connect}
 
 
-@fault("too small a limit is told", "S5/large_message")
+@fault("too small a limit is told", "S5/smaller_limit")
 def _(base: Any) -> Methods:
     async def connect(self: Any) -> None:
         await base.connect(self)

@@ -13,7 +13,7 @@ import pytest
 
 from ..subject import BrokerTransport, Settings, contract, sending
 from .faults import RAISING, Foreign, hang, hold_until, listen_to, pings, until_down
-from .nodes import PATIENCE, Log, Node, SpiedNode, at_hosts, bad_host, eventually, patience
+from .nodes import PATIENCE, Log, Node, SpiedNode, Wire, at_hosts, bad_host, eventually, largest, patience
 from .proxy import Proxy
 from .public import MakeNode
 from .server import free_port
@@ -114,8 +114,12 @@ async def test_a_loop_that_its_host_has_blocked_is_not_held_against_the_broker(n
 
 
 @pytest.mark.clause("R3", "S5")
-async def test_a_large_message_that_makes_the_broker_cut_is_given_up_soon(node: MakeNode, topic: str) -> None:
+async def test_a_large_message_that_makes_the_broker_cut_is_given_up_soon(
+    node: MakeNode, wire: Wire, topic: str
+) -> None:
     publisher: SpiedNode = await node(SpiedNode, noisy=True, publish_timeout=10 * PATIENCE)
+    if largest(publisher, wire) < sending.JOINED_BYTES + 1000:
+        pytest.skip("not applicable: the broker takes no frame so large")
     other: Node = await node()
     mailbox = Log()
     await other.subscribe(topic, mailbox)

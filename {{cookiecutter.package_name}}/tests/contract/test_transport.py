@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from statistics import median
 from typing import Any
 
 import pytest
 
+from ..subject import sending
 from .nodes import PATIENCE, Log, Wire, longest_pause, patience
 from .proxy import Proxy
 from .public import Change, MakeNode
@@ -60,6 +62,28 @@ async def test_what_comes_all_at_once_comes_in_order(
         await sender.transport.publish(topic, payload)
     await proxy.heal()
     assert await receiver.payloads.count(50) == payloads
+
+
+@pytest.mark.clause("S5")
+async def test_no_smaller_limit_is_told_than_the_brokers(make_wire: MakeWire, topic: str) -> None:
+    sender, receiver = await make_wire(), await make_wire()
+    most = sender.transport.max_frame_bytes
+    if most is None or most > sending.JOINED_BYTES:
+        return
+    await receiver.transport.subscribe(topic)
+
+    async def publish() -> None:
+        for payload in (b"x" * (2 * most), b"end"):
+            with suppress(Exception):
+                await sender.transport.publish(topic, payload)
+        await receiver.payloads.count(1)
+
+    ways = [asyncio.ensure_future(publish()), asyncio.ensure_future(sender.until_lost())]
+    await asyncio.wait(ways, return_when="FIRST_COMPLETED")
+    for way in ways:
+        way.cancel()
+    await asyncio.gather(*ways, return_exceptions=True)
+    assert [payload for _, payload in receiver.payloads.items if payload != b"end"] == []
 
 
 @pytest.mark.clause("L4")

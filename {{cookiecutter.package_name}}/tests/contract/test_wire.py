@@ -69,15 +69,15 @@ async def test_what_no_sender_can_have_sent_is_told_and_not_delivered(node: Make
     publisher, subscriber = await node(), await node(noisy=True)
     mailbox = Log()
     await subscriber.subscribe(topic, mailbox)
-    for payload in BOGUS.values():
-        if len(payload) <= (wire.transport.max_frame_bytes or inf):
-            await wire.transport.publish(topic, payload)
+    sent = [payload for payload in BOGUS.values() if len(payload) <= (wire.transport.max_frame_bytes or inf)]
+    for payload in sent:
+        await wire.transport.publish(topic, payload)
     await wire.transport.publish(topic, forged(uuid4().bytes, 0, b'["the last of them"]'))
     await mailbox.before("the last of them")
     await publisher.publish(topic, "end")
     assert await mailbox.before("end") == ["the last of them"]
     await subscriber.close()
-    assert sum_of(subscriber, contract.BadFrameError) == len(BOGUS)
+    assert sum_of(subscriber, contract.BadFrameError) == len(sent)
     assert {type(error) for error in subscriber.errors.items} == {contract.BadFrameError}
 
 
