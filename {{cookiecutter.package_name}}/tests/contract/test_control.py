@@ -156,7 +156,7 @@ async def test_a_broker_that_cuts_the_connection_to_refuse_the_control_topic_is_
 @pytest.mark.clause("R4")
 async def test_losses_are_told_on_the_topic_itself_where_there_is_no_control_topic(node: MakeNode, topic: str) -> None:
     rests = {"reconnect_delay_min": 0.4, "reconnect_delay_max": 0.4}  # so that the messages are given up meanwhile
-    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=0.4, publish_timeout=1, **rests)
+    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=1, publish_timeout=1, **rests)
     subscriber: Node = await node(noisy=True)
     mailbox, stuck, refusals = Log(), Log(), count()
 

@@ -78,7 +78,7 @@ async def test_a_publish_that_is_never_confirmed_is_an_error_and_the_next_goes_o
 @pytest.mark.clause("R3")
 async def test_a_number_that_hangs_holds_up_no_message_for_good(node: MakeNode, topic: str) -> None:
     rests = {"reconnect_delay_min": 0.4, "reconnect_delay_max": 0.4}  # so that the number is not repeated at once
-    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=0.4, publish_timeout=1, **rests)
+    publisher: CertainNode = await node(CertainNode, connect=False, heartbeat=1, publish_timeout=1, **rests)
     hanging = Log()
 
     async def refuse(*_: object) -> None:
