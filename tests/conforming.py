@@ -16,11 +16,12 @@ def main(folder: Path, *presets: str) -> int:
 
 
 def report(folder: Path, preset: str) -> int:
-    """Write the report of a preset into a folder, and print what its run says last."""
+    """Write the report of a preset into a folder, and print what its run says last, or all of it if it fails."""
     with tempfile.TemporaryDirectory() as home:
         project = bake(Path(home), preset=preset)
         ended = tox(project, Path(home) / "tox", "-e", "report")
-        print(preset, *ended.stdout.splitlines()[-5:], sep="\n  ", flush=True)
+        last = -5 if ended.returncode == 0 else 0
+        print(preset, *ended.stdout.splitlines()[last:], sep="\n  ", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             shutil.copy(project / name, folder)

@@ -4,8 +4,9 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 Call = tuple["Future[Any]", Callable[[], Any]]
@@ -28,8 +29,9 @@ class Gate:
         """Return when it has happened."""
         told: SimpleQueue[None] = SimpleQueue()
         self._waiting.append(told)
-        if not self._is_open:
-            told.get()
+        while not self._is_open:
+            with suppress(Empty):
+                told.get(timeout=1)  # Python may overlook a signal that comes just as a wait begins, until it ends
 
 
 class DaemonThreads(ThreadPoolExecutor):
