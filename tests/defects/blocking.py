@@ -122,7 +122,7 @@ def _(m: Machinery) -> None:
     m.blocking.BlockingMessageConnector._is_closed = property(lambda self: False, lambda self, is_closed: None)
 
 
-@defect("the end does not wait for the first connection", "L4/interpreter_exits")
+@defect("the end does not wait for the first connection", "L4/first_connection")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_end")
     async def end(original: Any, self: Any) -> None:
