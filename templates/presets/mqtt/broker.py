@@ -3,11 +3,10 @@
 import getpass
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .contract.public import READY_WITHIN, Cluster, Server, find_program
+from .contract.public import Cluster, Server, find_program, wait_until
 
 INSTALL = "apt-get install mosquitto, or brew install mosquitto"
 
@@ -43,11 +42,7 @@ class Broker(Server):
         log = self.folder / "server.log"
         seen = log.stat().st_size
         self._process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + READY_WITHIN
-        while b"Reloading" not in log.read_bytes()[seen:]:
-            if time.monotonic() > deadline:
-                raise RuntimeError("Mosquitto did not read its configuration again")
-            time.sleep(0.01)
+        wait_until(lambda: b"Reloading" in log.read_bytes()[seen:], "Mosquitto to read its configuration again")
 
     def _write_passwords(self, password: str) -> Path:
         assert self.login

@@ -3,13 +3,12 @@
 import json
 import signal
 import sysconfig
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from .contract.public import Cluster, Server, find_program, free_port
+from .contract.public import Cluster, Server, find_program, free_port, wait_until
 
 RELOADED = "Reloaded server configuration"
 """The server's log line after a reload."""
@@ -40,8 +39,7 @@ class Broker(Server):
         log = self.folder / "server.log"
         before = log.read_text().count(RELOADED)
         self._signal(signal.SIGHUP)
-        while log.read_text().count(RELOADED) == before:
-            time.sleep(0.01)
+        wait_until(lambda: log.read_text().count(RELOADED) > before, "the server to read its configuration again")
 
     def retire(self) -> None:
         """Put the server into lame duck mode: it tells its clients to go elsewhere, and ends later."""

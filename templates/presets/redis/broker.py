@@ -2,15 +2,14 @@
 
 import asyncio
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
 from redis import Redis
 
-from .contract.public import READY_WITHIN, Certificate, Cluster, Missing, Server, find_program, free_port
+from .contract.public import Certificate, Cluster, Missing, Server, find_program, free_port, wait_until
 
 
 class Broker(Server):
@@ -131,8 +130,8 @@ class Sentinels(Cluster):
             each.certificate = self.sentinel_certificate if is_sentinel else self.certificate
             each.login = self.sentinel_login if is_sentinel else self.login
             each.start()
-        _wait_until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up", "a replica in step")
-        _wait_until(lambda: all(map(self._knows_all, self.sentinels)), "sentinels that know each other")
+        wait_until(lambda: replica.ask("INFO", "replication")["master_link_status"] == "up", "a replica in step")
+        wait_until(lambda: all(map(self._knows_all, self.sentinels)), "sentinels that know each other")
 
     def _knows_all(self, sentinel: Sentinel) -> bool:
         known = sentinel.ask("SENTINEL MASTER", self.name)
@@ -143,7 +142,7 @@ class Sentinels(Cluster):
         """Have the sentinels promote the replica; return when the old primary is a replica."""
         old = next(server for server in (self._primary, self._replica) if _role(server) == "master")
         await asyncio.to_thread(self.sentinels[0].ask, "SENTINEL FAILOVER", self.name)
-        await asyncio.to_thread(_wait_until, lambda: _role(old) == "slave", "the old primary as a replica")
+        await asyncio.to_thread(wait_until, lambda: _role(old) == "slave", "the old primary as a replica")
 
     def stop(self) -> None:
         for sentinel in self.sentinels:
@@ -176,12 +175,12 @@ class RedisCluster(Cluster):
         for number, primary in enumerate(primaries):
             slots = range(16384 * number // 3, 16384 * (number + 1) // 3)
             primary.ask("CLUSTER ADDSLOTSRANGE", slots[0], slots[-1])
-        _wait_until(
+        wait_until(
             lambda: all(len(_reachable(server)) == 6 for server in self._servers), "servers that know each other"
         )
         for primary, replica in zip(primaries, replicas, strict=True):
             replica.ask("CLUSTER REPLICATE", primary.ask("CLUSTER MYID"))
-        _wait_until(lambda: all(map(_is_whole, self._servers)), "three replicas, in a cluster that is ok")
+        wait_until(lambda: all(map(_is_whole, self._servers)), "three replicas, in a cluster that is ok")
 
 
 def _role(server: Broker) -> str:
@@ -198,14 +197,6 @@ def _reachable(server: Broker) -> list[str]:
 def _is_whole(server: Broker) -> bool:
     is_ok: bool = server.ask("CLUSTER INFO")["cluster_state"] == "ok"
     return is_ok and _reachable(server).count("slave") == 3
-
-
-def _wait_until(condition: Callable[[], bool], wanted: str) -> None:
-    deadline = time.monotonic() + READY_WITHIN
-    while not condition():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"waited {READY_WITHIN:g} s in vain for {wanted}")
-        time.sleep(0.05)
 
 
 Broker.clusters = (Sentinels, RedisCluster)

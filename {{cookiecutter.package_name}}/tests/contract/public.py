@@ -12,7 +12,7 @@ from .java import fetch, java
 from .nodes import PATIENCE, Host, Log, Node, SpiedNode, Wire, eventually, patience
 from .proxy import Proxy
 from .rabbitmq import PortMapper, RabbitMQ
-from .server import DYING_WITH_PARENT, READY_WITHIN, Missing, Server, at_port, find_program, free_port
+from .server import DYING_WITH_PARENT, READY_WITHIN, Missing, Server, at_port, find_program, free_port, wait_until
 
 __all__ = [
     "DYING_WITH_PARENT",
@@ -48,6 +48,7 @@ __all__ = [
     "losses",
     "patience",
     "reported",
+    "wait_until",
 ]
 
 FAST = {"heartbeat": 1.2, "reconnect_delay_min": 0.02, "reconnect_delay_max": 0.2, "connect_timeout": 10.0}

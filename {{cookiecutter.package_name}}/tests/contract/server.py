@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -67,6 +67,15 @@ def free_port() -> int:
             claim.bind(("127.0.0.1", port))  # no server here uses UDP: it tells other processes that the port is taken
             claim.detach()
             return port
+
+
+def wait_until(condition: Callable[[], object], wanted: str) -> None:
+    """Return when `condition()` is true of a server, which sends no event; raise `RuntimeError` after `READY_WITHIN`."""
+    deadline = time.monotonic() + READY_WITHIN
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {READY_WITHIN:g} s in vain for {wanted}")
+        time.sleep(0.01)
 
 
 def find_program(name: str, install: str, *folders: str) -> str:
