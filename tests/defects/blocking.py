@@ -63,11 +63,15 @@ def _(m: Machinery) -> None:
         setattr(m.outbox.Outbox, name, property(lambda self: 0, lambda self, count: None))
 
 
-@defect("a publish overtakes what was handed over", "M7/share_one")
+@defect("a publish overtakes what was handed over", "M7/signal_handler T3/was_promised")
 def _(m: Machinery) -> None:
-    @instead(m.outbox.Outbox, "_take")
-    def take(original: Any, self: Any) -> None:
-        self._loop.call_later(0.05, original, self)
+    @instead(m.outbox.Outbox, "add")
+    def add(original: Any, self: Any, topic: str, data: bytes, settle: Any) -> None:
+        self._add_handed = bool
+        try:
+            original(self, topic, data, settle)
+        finally:
+            del self._add_handed
 
 
 @defect("what was handed over and is not sent is not logged", "E2/logged_with_a_count")
@@ -191,17 +195,6 @@ def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "_use")
     async def use(original: Any, self: Any, use: Any) -> Any:
         return await asyncio.shield(original(self, use))
-
-
-@defect("what the event loop takes uses the room of what was handed over", "T3/was_promised")
-def _(m: Machinery) -> None:
-    @instead(m.outbox.Outbox, "add")
-    def add(original: Any, self: Any, topic: str, data: bytes, settle: Any) -> None:
-        self._handed_bytes, handed = self._taken_bytes, self._handed_bytes
-        try:
-            original(self, topic, data, settle)
-        finally:
-            self._handed_bytes = handed
 
 
 @defect("a submitted use that exits ends the event loop", "L7/was_submitted")

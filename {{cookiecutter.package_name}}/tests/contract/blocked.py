@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 MESSAGES = 100
@@ -109,22 +111,40 @@ def begin_late(connector: Any, topic: str) -> None:
 
 
 def interrupt(connector: Any, topic: str) -> None:
-    """Publish until the handler of a signal closes the connector, which has published itself before."""
-    handled = itertools.count()
+    """Publish while the handler of a signal interrupts each line once; print how many messages that has published.
+
+    Then go on until the handler closes the connector.
+    """
+    ours = str(Path(sys.modules[type(connector).__module__].__file__ or "").parent)
+    lines: set[tuple[object, int]] = set()
+    published = itertools.count()
+    is_running = False
 
     def handle(*_: object) -> None:
-        number = next(handled)
-        if number == MESSAGES:
-            connector.close()
-            return
-        (connector.publish, connector.publish_nowait)[number % 2](topic, ["handler", number])
-        signal.setitimer(signal.ITIMER_REAL, 0.001)
+        connector.publish_nowait(topic, ["handler", next(published)])
+        connector.publish(topic, ["handler", next(published)])
+
+    def trace(frame: FrameType, *_: object) -> Any:
+        line = frame.f_code, frame.f_lineno
+        # A thread that is being started holds a lock of the standard library, which no handler may need.
+        if line not in lines and (is_running or frame.f_code.co_filename.startswith(ours)):
+            lines.add(line)
+            signal.raise_signal(signal.SIGALRM)
+        return trace
 
     signal.signal(signal.SIGALRM, handle)
+    sys.settrace(trace)
+    for number in range(MESSAGES):
+        (connector.publish, connector.publish_nowait)[number % 2](topic, ["parent", number])
+        is_running = True
+    sys.settrace(None)
+    print(next(published))
+
+    signal.signal(signal.SIGALRM, lambda *_: connector.close())
     signal.setitimer(signal.ITIMER_REAL, 0.001)
     with suppress(connector.connector_class.errors.ClosedError):
-        for number in itertools.count():  # it seldom waits, so that many signals come in the middle of its work
-            (connector.publish_nowait if number % 100 else connector.publish)(topic, ["parent", number])
+        for number in itertools.count(MESSAGES):
+            connector.publish_nowait(topic, ["parent", number])
 
 
 def interrupt_exit(connector: Any, topic: str) -> None:

@@ -73,9 +73,10 @@ class Outbox(Generic[S]):
         return self._sender.pending + len(self._handed)
 
     def add(self, topic: str, data: bytes, settle: Settle) -> None:
-        """Take one message; raise `OutboxFullError` if there is no room for it."""
-        handed = self._handed_bytes - self._taken_bytes
-        if handed + self._sender.bytes + len(data) + MESSAGE_COST > self._settings.max_outbox_bytes:
+        """Take one message, after all that were handed over; raise `OutboxFullError` if there is no room for it."""
+        if self._handed:
+            self._add_handed()
+        if self._sender.bytes + len(data) + MESSAGE_COST > self._settings.max_outbox_bytes:
             raise self._full(data)
         self._add(topic, data, settle)
 
