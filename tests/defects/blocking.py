@@ -149,7 +149,7 @@ def _(m: Machinery) -> None:
     m.blocking.Finalize = lambda *_, **__: SimpleNamespace(cancel=bool)
 
 
-@defect("an exit does not wait where closing has begun", "L4/thread_that_closes L4/on_its_own_thread")
+@defect("an exit does not wait where closing has begun", "L4/closing_has_begun")
 def _(m: Machinery) -> None:
     @instead(m.blocking.ConnectorThread, "close")
     def close(original: Any, self: Any) -> None:

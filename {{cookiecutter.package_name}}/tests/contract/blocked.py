@@ -15,7 +15,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,26 +46,35 @@ def publish_late(connector: Any, topic: str) -> None:
 
 
 def end_while_closing(connector: Any, topic: str) -> None:
-    """End when another thread has called `close`, and waits for it; print how much was accepted until then."""
-    speak(connector, topic, "parent")
-    accepted = MESSAGES
-    threading.Thread(target=connector.close, daemon=True).start()
-    try:
-        while True:
-            connector.publish_nowait(topic, ["parent", accepted])
-            accepted += 1
-    except connector.connector_class.errors.ClosedError:
-        print(accepted)
+    """End as `end_closed` does when another thread has called `close`, and waits for it."""
+    end_closed(connector, topic, lambda: threading.Thread(target=connector.close, daemon=True).start())
 
 
 def end_while_closing_itself(connector: Any, topic: str) -> None:
-    """End when the connector's own thread has called `close`."""
+    """End as `end_closed` does when the connector's own thread has called `close`."""
+    end_closed(connector, topic, connector.close)
 
-    async def close(_: object) -> None:
-        connector.close()
 
-    speak(connector, topic, "parent")
-    connector.submit(close).result()
+def end_closed(connector: Any, topic: str, close: Callable[[], object]) -> None:
+    """Publish, call `close` on the connector's thread, which then waits for the exit, and end as soon as it is closed.
+
+    Print how much was accepted, and, when the connector's exit handler has returned, how much is settled.
+    """
+    settled: list[object] = []
+    is_ending = threading.Event()
+
+    async def close_and_wait(_: object) -> None:
+        close()
+        is_ending.wait()
+
+    atexit.register(lambda: print(len(settled)))
+    with suppress(connector.connector_class.errors.ClosedError):
+        for accepted in itertools.count():
+            connector.publish_nowait(topic, ["parent", accepted], settled.append)
+            if accepted == MESSAGES:
+                atexit.register(is_ending.set)
+                connector.submit(close_and_wait)
+    print(accepted)
 
 
 def drop(connector: Any, topic: str) -> None:
@@ -72,13 +83,19 @@ def drop(connector: Any, topic: str) -> None:
         type(connector)(connector.connector_class.Settings()).publish_nowait(topic, ["dropped", number])
 
 
+def speak_last(connector: Any, topic: str, name: str) -> None:
+    """Publish all messages in a `multiprocessing` process, with a finalizer that comes too late."""
+    Finalize(None, publish_late, (connector, topic), exitpriority=-1)
+    speak(connector, topic, name)
+
+
 def fork(connector: Any, topic: str) -> None:
     """Fork twice: with `os.fork`, and with `multiprocessing`."""
     child = os.fork()
     if not child:
         speak(connector, topic, "forked")
         sys.exit()
-    process = multiprocessing.get_context("fork").Process(target=speak, args=(connector, topic, "multiprocessing"))
+    process = multiprocessing.get_context("fork").Process(target=speak_last, args=(connector, topic, "multiprocessing"))
     process.start()
     process.join()
     _, status = os.waitpid(child, 0)

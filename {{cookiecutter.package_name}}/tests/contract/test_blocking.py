@@ -434,17 +434,11 @@ async def test_what_was_accepted_is_sent_before_the_interpreter_exits(
 
 
 @pytest.mark.clause("L4", "L10")
-async def test_an_exit_waits_for_a_thread_that_closes(mailbox: Log, given: Settings, topic: str) -> None:
-    accepted = int(await run_blocked(given, "end_while_closing", topic))
+@pytest.mark.parametrize("program", ["end_while_closing", "end_while_closing_itself"])
+async def test_an_exit_waits_where_closing_has_begun(mailbox: Log, given: Settings, topic: str, program: str) -> None:
+    accepted, settled = map(int, (await run_blocked(given, program, topic)).split())
+    assert settled == accepted
     assert await mailbox.count(accepted) == [["parent", number] for number in range(accepted)]
-
-
-@pytest.mark.clause("L4", "L10")
-async def test_an_exit_waits_for_a_connector_that_was_closed_on_its_own_thread(
-    mailbox: Log, given: Settings, topic: str
-) -> None:
-    await run_blocked(given, "end_while_closing_itself", topic)
-    assert await mailbox.count(100) == [["parent", number] for number in range(100)]
 
 
 @pytest.mark.clause("L4", "L10")
@@ -548,7 +542,7 @@ async def check_forks(other: Node, mailbox: Log, given: Settings, program: str, 
         pytest.skip("not applicable: no process forks on this system")
     mailbox = Log()
     await other.subscribe(topic, mailbox)
-    await run_blocked(given, program, topic)
+    assert await run_blocked(given, program, topic) == "closed\n"
     heard = [each for each in await mailbox.count(301 if program == "fork_late" else 300) if each != ["early", 0]]
     for name in ("parent", "forked", "multiprocessing"):
         assert [number for who, number in heard if who == name] == list(range(100))
