@@ -128,9 +128,9 @@ def begin_late(connector: Any, topic: str) -> None:
 
 
 def interrupt(connector: Any, topic: str) -> None:
-    """Publish while the handler of a signal interrupts each line once; print how many messages that has published.
+    """Publish while a signal interrupts each line once; print how many messages its handler has published.
 
-    Then go on until the handler closes the connector.
+    Then publish until another handler closes the connector.
     """
     ours = str(Path(sys.modules[type(connector).__module__].__file__ or "").parent)
     lines: set[tuple[object, int]] = set()
@@ -143,7 +143,7 @@ def interrupt(connector: Any, topic: str) -> None:
 
     def trace(frame: FrameType, *_: object) -> Any:
         line = frame.f_code, frame.f_lineno
-        # A thread that is being started holds a lock of the standard library, which no handler may need.
+        # At first, only in the package: whoever starts a thread holds a lock of the standard library for a moment.
         if line not in lines and (is_running or frame.f_code.co_filename.startswith(ours)):
             lines.add(line)
             signal.raise_signal(signal.SIGALRM)

@@ -36,7 +36,7 @@ MOST_MEMORY = 10 * 2**20
 
 @pytest.fixture
 def memory() -> Iterator[None]:
-    """Traces no more when all is closed: CPython 3.11 crashes if a client's own thread allocates while tracing ends."""
+    """Ends tracing when all is closed: CPython 3.11 crashes if a client's own thread allocates while tracing ends."""
     yield
     tracemalloc.stop()
 
@@ -49,7 +49,7 @@ async def must_not_block(call: Awaitable[object]) -> None:
 
 async def must_not_fill_memory(call: Awaitable[object]) -> None:
     """Fail if memory fills up during a call."""
-    tracemalloc.start()  # no earlier: it makes the work twice as long
+    tracemalloc.start()  # not while work is measured, which it doubles
     async with patience():
         await call
     _, peak = tracemalloc.get_traced_memory()
